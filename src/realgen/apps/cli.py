@@ -1,0 +1,294 @@
+"""`realgen`: the command line. Parses words, calls wiring, prints answers; heavy imports wait until they are needed."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realgen.apps import _show as show
+from realgen.core import config
+from realgen.core.config import GenerateRecipe, TrainRecipe
+from realgen.core.errors import ConfigError, InputError, RealGenError
+from realgen.core.types import Progress, Request, Rewrite, Sample
+
+app = typer.Typer(
+    name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=\S*")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="KEY=VALUE pairs that override the recipe.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT... [KEY=VALUE...]", help="What to draw; - reads stdin, a prompt a line."),
+]
+RecipeName = Annotated[str, typer.Option("--recipe", help="A shipped recipe or a path; see realgen list recipes.")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="What machine it runs on; shipped, or a path.")]
+Count = Annotated[int, typer.Option("-n", "--num", min=1, help="Pictures a prompt, with seeds SEED, SEED+1, ...")]
+Seed = Annotated[int, typer.Option(help="The first seed.")]
+PromptFile = Annotated[
+    str | None, typer.Option("--prompts", help="File of prompts: .txt, or .jsonl/.csv with prompt, seed, size, name.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+@app.command()
+def generate(
+    words: Words = None,
+    prompts: PromptFile = None,
+    num: Count = 1,
+    seed: Seed = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Draw the prompt as it stands, without rewriting.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Denoiser evaluations a picture.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely the text is followed.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")] = None,
+    recipe: RecipeName = "tiny",
+    profile: ProfileName = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default outputs/DATE-TIME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder; finished rows stay.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Draw again what this image's file records.")] = None,
+    suffix: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Write the prompt into the files; the AI mark always is.")
+    ] = True,
+    sign: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="CHAIN KEY", help="Sign by C2PA: certificate chain and key, PEM.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw photographs from words."""
+    from realgen import __version__, requests
+    from realgen.gallery import Gallery
+    from realgen.provenance import Signer
+
+    texts, overrides = split_words(words or [])
+    flags = {
+        "prompt_optimizer": None if raw else ...,
+        "generator.options.steps": steps if steps is not None else ...,
+        "generator.options.guidance": guidance if guidance is not None else ...,
+        "generator.options.size": list(requests.parse_size(size)) if size is not None else ...,
+    }
+    if source is not None:
+        merged, wanted, optimizer = _recorded(source, texts)
+    else:
+        merged = _load_generate(recipe, profile, overrides, flags)
+        wanted, optimizer = _requests(texts, prompts, seed=seed, num=num), None
+    signer = Signer(*sign) if sign else None
+    if resume is not None:
+        gallery = Gallery.resume(resume, requests=wanted, signer=signer)
+    else:
+        gallery = Gallery.create(
+            out,
+            merged.model_dump(mode="json"),
+            version=__version__,
+            requests=wanted,
+            records_prompts=record,
+            suffix=f".{suffix}",
+            signer=signer,
+        )
+    _draw(merged, gallery, optimizer=optimizer)
+    show.finished(gallery, as_json=as_json)
+
+
+def _draw(recipe: GenerateRecipe, gallery: Any, *, optimizer: Any) -> None:  # noqa: ANN401 - imported late
+    """Draw what is pending; what is finished is kept whatever happens."""
+    pending = gallery.pending
+    show.note(f"realgen: {len(pending)} to draw with {recipe.generator.card or recipe.generator.name}, loading")
+    if not pending:
+        gallery.finish()
+        return
+    from realgen import pipeline, wiring
+
+    generator = wiring.build_generator(recipe)
+    optimizer = optimizer or wiring.build_optimizer(recipe)
+    try:
+        with show.progress(len(pending)) as bar:
+            began = time.perf_counter()
+            samples = pipeline.generate(pending, generator, optimizer=optimizer, batch=recipe.machine.batch)
+            for item in samples:
+                if isinstance(item, Progress):
+                    bar.within(item)
+                else:
+                    bar.drawn(item, gallery.add(item, seconds=time.perf_counter() - began))
+                    began = time.perf_counter()
+    except KeyboardInterrupt:
+        gallery.finish()
+        show.note(f"stopped; finished pictures are kept: continue with --resume {gallery.folder}")
+        raise
+    gallery.finish()
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Prompts and KEY=VALUE overrides of a command line."""
+    overrides = [word for word in words if _OVERRIDE.fullmatch(word)]
+    return [word for word in words if not _OVERRIDE.fullmatch(word)], overrides
+
+
+def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int) -> list[Request]:
+    from realgen import requests
+
+    if list(texts) == ["-"]:
+        texts, file = [], "-"
+    if file is None:
+        return requests.from_words(texts, seed=seed, count=num)
+    if texts:
+        raise InputError("prompts on the command line and a file of prompts", hint="give one of them")
+    return requests.read_requests(file, seed=seed, count=num)
+
+
+def _load_generate(
+    name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]
+) -> GenerateRecipe:
+    given = {key: value for key, value in flags.items() if value is not ...}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in given:
+            raise ConfigError(f"{key} is given twice", hint="use the flag or KEY=VALUE, not both")
+    flagged = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    recipe = config.load(name, profile=profile, overrides=[*overrides, *flagged])
+    if not isinstance(recipe, GenerateRecipe):
+        raise ConfigError(f"{name} is a recipe of kind {recipe.kind}", hint="generate needs kind: generate")
+    return recipe
+
+
+def _recorded(source: Path, texts: Sequence[str]) -> tuple[GenerateRecipe, list[Request], Any]:
+    """Recipe, request and text of an image that realgen made."""
+    from realgen import provenance
+
+    record = provenance.read(source)
+    if texts:
+        raise InputError("a prompt beside --from", hint="--from draws what the image records")
+    if record.prompt is None or record.text is None:
+        raise InputError(f"{source} does not record its prompt", hint="it was drawn with --no-record")
+    recipe = config.from_mapping(record.recipe, where=str(source))
+    if not isinstance(recipe, GenerateRecipe):
+        raise InputError(f"{source} records no generate recipe", hint="give an image that realgen generate made")
+    text = record.text
+    return recipe, [Request(record.prompt, record.seed, size=record.size)], lambda prompts, seeds: [Rewrite(text)]
+
+
+@app.command()
+def rewrite(
+    words: Words = None,
+    prompts: PromptFile = None,
+    num: Count = 1,
+    seed: Seed = 0,
+    recipe: RecipeName = "flux",
+    profile: ProfileName = None,
+    as_json: Json = False,
+) -> None:
+    """Rewrite prompts into photographic texts, without drawing them."""
+    texts, overrides = split_words(words or [])
+    merged = _load_generate(recipe, profile, overrides, {})
+    wanted = _requests(texts, prompts, seed=seed, num=num)
+    if merged.prompt_optimizer is None:
+        raise ConfigError(f"the recipe {recipe} has no prompt optimiser", hint="prompt_optimizer.name=template, say")
+    from realgen import pipeline, wiring
+
+    rewrites = pipeline.rewrite(wanted, None, optimizer=wiring.build_optimizer(merged))
+    show.rewrites(wanted, rewrites, as_json=as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a path.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder from its checkpoint.")] = None,
+    profile: ProfileName = None,
+) -> None:
+    """Train by a recipe, into a run folder that can be resumed."""
+    from realgen import wiring
+
+    if resume is not None:
+        if recipe is not None and not _OVERRIDE.fullmatch(recipe):
+            raise InputError("a recipe beside --resume", hint="--resume continues with the run's own recipe")
+        merged = wiring.recipe_of(resume, [word for word in (recipe, *(overrides or [])) if word])
+        folder = resume
+    elif recipe is not None:
+        merged = config.load(recipe, profile=profile, overrides=overrides or [])
+        folder = out or Path("runs") / Path(recipe).stem
+    else:
+        raise InputError("no recipe", hint="realgen train RECIPE, or realgen train --resume RUN")
+    if not isinstance(merged, TrainRecipe):
+        raise ConfigError(f"{recipe} is a recipe of kind {merged.kind}", hint="realgen generate --recipe draws with it")
+    show.note(f"realgen: training in {folder}")
+    for step, metrics in wiring.train(merged, folder, resume=resume is not None):
+        show.metrics(step, merged.steps, metrics)
+    show.note(f"finished: {folder / 'model'}")
+
+
+@app.command()
+def inspect(image: Annotated[Path, typer.Argument(help="An image that realgen made.")], as_json: Json = False) -> None:
+    """Say how an image was made."""
+    from realgen import provenance
+
+    show.record(image, provenance.read(image), as_json=as_json)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="recipes, profiles, cards, prompt_optimizers or generators.")],
+    as_json: Json = False,
+) -> None:
+    """List recipes, profiles, model cards, or the plug-ins of a room."""
+    from realgen import catalogue
+
+    show.rows(catalogue.rows(what), as_json=as_json)
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a path.")],
+    overrides: Overrides = None,
+    profile: ProfileName = None,
+) -> None:
+    """Validate a recipe without loading a model, and print it merged."""
+    import yaml
+
+    from realgen import wiring
+
+    merged = config.load(recipe, profile=profile, overrides=overrides or [])
+    wiring.check(merged)
+    print(yaml.safe_dump(merged.model_dump(mode="json"), sort_keys=False), end="")
+
+
+@app.command()
+def fetch(card: Annotated[str, typer.Argument(help="A model card; see realgen list cards.")]) -> None:
+    """Bring a model's files to this machine, check them, and print where they are."""
+    from realgen.hub import card as cards
+    from realgen.hub import fetch as hub
+
+    with show.transfer() as tell:
+        folder = hub.locate(cards.read(card), progress=tell)
+    print(folder)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can run, what is missing, and the command that mends it."""
+    from realgen import catalogue
+
+    findings = catalogue.diagnose()
+    show.findings(findings, as_json=as_json)
+    if any(finding.is_needed and not finding.is_good for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a RealGenError is one line and exit code 2, Ctrl-C is 130."""
+    try:
+        app()
+    except RealGenError as error:
+        show.error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A flow backbone and the sampler make a generator. Knows no particular model."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+
+from realgen.core.errors import InputError
+from realgen.core.protocols import FlowBackbone, Size
+from realgen.core.types import Progress
+from realgen.formulas.flow import trajectory
+from realgen.formulas.pixels import to_images
+
+
+class FlowGenerator:
+    """Draws texts with a FlowBackbone; image i depends on `texts[i]` and `seeds[i]` alone."""
+
+    def __init__(self, backbone: FlowBackbone, *, steps: int, guidance: float, size: Size, batch: int) -> None:
+        backbone.check_size(size)
+        self.backbone = backbone
+        self.steps, self.guidance, self.size, self.batch = steps, guidance, size, batch
+
+    @property
+    def max_text_tokens(self) -> int:
+        """The longest text that the model reads, in its tokens."""
+        return self.backbone.max_text_tokens
+
+    def num_text_tokens(self, text: str) -> int:
+        """Tokens of `text`, with those that mark its end."""
+        return self.backbone.num_text_tokens(text)
+
+    def __call__(
+        self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None
+    ) -> Iterator[Image.Image | Progress]:
+        """The images in order, and between them how far the batch in work is. Size is (width, height)."""
+        size = size or self.size
+        self.backbone.check_size(size)
+        for text in texts:
+            if (length := self.num_text_tokens(text)) > self.max_text_tokens:
+                raise InputError(
+                    f"the text has {length} tokens, the model reads {self.max_text_tokens}: {text[:60]!r}...",
+                    hint="shorten it",
+                )
+        for start in range(0, len(texts), self.batch):
+            chunk = slice(start, start + self.batch)
+            yield from self._draw(texts[chunk], seeds[chunk], size)
+
+    @torch.inference_mode()
+    def _draw(self, texts: Sequence[str], seeds: Sequence[int], size: Size) -> Iterator[Image.Image | Progress]:
+        backbone = self.backbone
+        condition = backbone.encode(texts)
+        sigmas = backbone.sigmas(self.steps, size)
+        x = backbone.noise(seeds, size)
+
+        def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return backbone.velocity(x, sigma, condition, guidance=self.guidance, size=size)
+
+        for step in trajectory(velocity, x, sigmas):
+            x = step.x
+            yield Progress(step.index + 1, self.steps)
+        yield from to_images(backbone.decode(x, size))
+

@@ -1,0 +1,109 @@
+"""Opens a diffusers pipeline from a folder or a hub id, for the machine at hand. Knows no particular model."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+from safetensors import SafetensorError
+
+from realgen.core.config import Machine
+from realgen.core.errors import ModelError, RealGenError
+from realgen.hub.device import pick_device, pick_dtype
+from realgen.hub.fetch import check_folder
+
+PipelineType = TypeVar("PipelineType", bound=DiffusionPipeline)
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+
+
+def load_pipeline(
+    cls: type[PipelineType], model: str, machine: Machine, *, lora: str | None = None, lora_scale: float = 1.0
+) -> PipelineType:
+    """The pipeline in evaluation mode, frozen, on the machine's device, with its offload, tiling and quantisation."""
+    device = pick_device(machine)
+    check_model(model)
+    options: dict[str, Any] = {"torch_dtype": pick_dtype(machine, device), "use_safetensors": True}
+    if machine.quantize != "none":
+        options["quantization_config"] = _quantization(machine)
+    try:
+        pipeline: PipelineType = cls.from_pretrained(model, **options)
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"cannot load {model}: {_first_line(error)}", hint=_hint(error)) from error
+    if lora is not None:
+        _load_lora(pipeline, lora, lora_scale)
+    for part in pipeline.components.values():
+        if hasattr(part, "requires_grad_"):
+            part.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    if machine.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if machine.offload == "none":
+        pipeline.to(device)
+    elif machine.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    return pipeline
+
+
+def check_model(model: str) -> None:
+    """A local folder must be a whole diffusers folder; anything else is taken for a hub id."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        if model.count("/") != 1 or model.startswith((".", "/", "~")):
+            raise ModelError(f"no model at {model}", hint="give a diffusers folder, or a hub id such as owner/name")
+        return
+    if not (path / "model_index.json").is_file():
+        raise ModelError(f"{model} is no diffusers folder (no model_index.json)", hint="give the folder that holds it")
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path / 'model_index.json'} is damaged: {error}", hint="fetch the model again") from error
+    for part, value in index.items():
+        if isinstance(value, list) and value[0] and not (path / part).is_dir():
+            raise ModelError(f"{model} has no folder {part}", hint="fetch the model again")
+    check_folder(path)
+
+
+def _quantization(machine: Machine) -> PipelineQuantizationConfig:
+    if machine.quantize == "int8":
+        backend, options = "bitsandbytes_8bit", {"load_in_8bit": True}
+    else:
+        dtype = pick_dtype(machine, pick_device(machine))
+        backend = "bitsandbytes_4bit"
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    try:
+        return PipelineQuantizationConfig(
+            quant_backend=backend, quant_kwargs=options, components_to_quantize=["transformer"]
+        )
+    except (ImportError, ValueError) as error:
+        raise RealGenError(
+            f"cannot quantise: {_first_line(error)}", hint="pip install bitsandbytes (CUDA), or machine.quantize=none"
+        ) from error
+
+
+def _load_lora(pipeline: DiffusionPipeline, lora: str, scale: float) -> None:
+    try:
+        pipeline.load_lora_weights(lora, adapter_name="lora")
+        pipeline.set_adapters("lora", scale)
+    except ImportError as error:
+        raise ModelError("a LoRA needs peft", hint='pip install "realgen[train]"') from error
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            f"the LoRA {lora} does not fit this model: {_first_line(error)}", hint="was it made for another model?"
+        ) from error
+    if not pipeline.get_list_adapters():
+        raise ModelError(f"the LoRA {lora} fits no layer of this model", hint="was it made for another model?")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _hint(error: Exception) -> str:
+    text = str(error).lower()
+    if "gated" in text or "401" in text or "403" in text:
+        return "accept the model's licence on its page, then set HF_TOKEN or run `hf auth login`"
+    if "connect" in text or "offline" in text or "resolve" in text:
+        return "the hub cannot be reached: give a local folder with generator.options.model=PATH"
+    return "the files may be damaged or made for another model: fetch them again"

@@ -1,0 +1,100 @@
+"""Any other diffusers text-to-image pipeline, for inference only."""
+
+from collections.abc import Iterator, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from diffusers import AutoPipelineForText2Image
+from PIL import Image
+from pydantic import Field
+
+from realgen.core.config import Machine, Spec
+from realgen.core.errors import ConfigError, InputError, ModelError
+from realgen.core.protocols import Size
+from realgen.core.types import Progress
+from realgen.generators._loading import load_pipeline
+
+
+class Options(Spec):
+    """Options of a stock diffusers pipeline."""
+
+    model: str | None = None
+    """Checkpoint folder or hub id."""
+
+    steps: int = Field(default=28, ge=1)
+    """Denoising steps."""
+
+    guidance: float = Field(default=4.5, ge=0)
+    """The pipeline's `guidance_scale`."""
+
+    size: tuple[int, int] = (1024, 1024)
+    """Width and height in pixels."""
+
+    negative_prompt: str | None = None
+    """What the picture should not show, where the pipeline takes it."""
+
+    lora: str | None = None
+    """LoRA file or folder to load."""
+
+    lora_scale: float = 1.0
+    """Strength of the LoRA."""
+
+
+def build(options: Options, machine: Machine) -> "PretrainedGenerator":
+    """A generator from options."""
+    if options.model is None:
+        raise ConfigError("pretrained: no model", hint="give generator.options.model=PATH or a hub id")
+    pipeline = load_pipeline(
+        AutoPipelineForText2Image, options.model, machine, lora=options.lora, lora_scale=options.lora_scale
+    )
+    return PretrainedGenerator(pipeline, options, batch=machine.batch)
+
+
+class PretrainedGenerator:
+    """Calls the pipeline as its authors wrote it, with one random generator an image."""
+
+    max_text_tokens: int | None = None
+
+    def __init__(self, pipeline: Any, options: Options, *, batch: int) -> None:  # noqa: ANN401 - any pipeline
+        self.pipeline, self.options, self.batch = pipeline, options, batch
+        self._takes = set(signature(pipeline.__call__).parameters)
+        if options.negative_prompt is not None and "negative_prompt" not in self._takes:
+            raise ConfigError("this pipeline takes no negative_prompt", hint="leave it out")
+
+    def num_text_tokens(self, text: str) -> int:
+        """Tokens of `text` in the pipeline's first tokenizer."""
+        return len(self.pipeline.tokenizer(text, truncation=False).input_ids)
+
+    def __call__(
+        self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None
+    ) -> Iterator[Image.Image | Progress]:
+        """The images in order, a batch at a time."""
+        width, height = size or self.options.size
+        side = getattr(self.pipeline, "vae_scale_factor", 8)
+        if width % side or height % side:
+            raise InputError(f"cannot draw {width}x{height} pixels", hint=f"use multiples of {side}")
+        for start in range(0, len(texts), self.batch):
+            chunk = slice(start, start + self.batch)
+            yield from self._draw(list(texts[chunk]), seeds[chunk], width, height)
+
+    def _draw(self, texts: list[str], seeds: Sequence[int], width: int, height: int) -> list[Image.Image]:
+        extra = {} if self.options.negative_prompt is None else {
+            "negative_prompt": [self.options.negative_prompt] * len(texts)
+        }
+        try:
+            images: list[Image.Image] = self.pipeline(
+                prompt=texts,
+                width=width,
+                height=height,
+                num_inference_steps=self.options.steps,
+                guidance_scale=self.options.guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                **extra,
+            ).images
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the pipeline {type(self.pipeline).__name__} cannot be called: {error}",
+                hint="it must be a text-to-image pipeline",
+            ) from error
+        return images

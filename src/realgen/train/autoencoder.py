@@ -1,0 +1,140 @@
+"""Trains an `AutoencoderKL` on photographs: the room in which the embedded generator draws.
+
+The first part minimises the pixel error with a very small KL term. A second part, where the recipe asks for
+it, freezes the encoder (its latents are what the flow learned) and sharpens the decoder against a patch
+discriminator. Knows nothing of prompts or of the flow.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from realgen.formulas.pixels import to_images
+from realgen.train.linear_start import start_linear
+from realgen.train.optimizers import MuonAdamW
+from realgen.train.photographs import Photograph, random_crops, to_tensor
+from realgen.train.run import Ema, warmup_cosine
+
+
+def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: int, size: int) -> AutoencoderKL:
+    """A fresh autoencoder of FLUX.1's class and layout; each width after the first halves the picture."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=tuple(widths),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=groups,
+        sample_size=size,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+
+
+class AutoencoderTrainer:
+    """One autoencoder, its optimiser and its average."""
+
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        photographs: Sequence[Photograph],
+        held_out: Sequence[Photograph],
+        *,
+        steps: int,
+        batch: int,
+        crop: int,
+        learning_rate: float,
+        kl_weight: float,
+        ema_decay: float,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.photographs = photographs
+        self.held_out = held_out
+        self.steps, self.batch, self.crop = steps, batch, crop
+        self.learning_rate, self.kl_weight, self.seed = learning_rate, kl_weight, seed
+        start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(seed)))
+        self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
+        self.ema = Ema(model, ema_decay)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One optimiser step on crops that depend on (seed, index) alone."""
+        crops = random_crops(
+            self.photographs, count=self.batch, size=self.crop, rng=np.random.default_rng((self.seed, index))
+        )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = self.model.encode(crops).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            decoded = self.model.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded.float() - crops
+        absolute, squared = error.abs().mean(), error.square().mean()
+        kl = (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean() / 2
+        loss = absolute + 2 * squared + self.kl_weight * kl
+        loss.backward()
+        self.optimizer.clip(1.0)
+        self.optimizer.step(self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=100, floor=0.02))
+        self.ema.update(self.model)
+        return {"l1": absolute.item(), "mse": squared.item(), "kl": kl.item()}
+
+    def evaluate(self) -> Mapping[str, float]:
+        """PSNR in dB and the gradient energy over the photographs' own, of the average on held-out photographs."""
+        self.ema.swap(self.model)
+        psnr, sharpness = reconstruction_quality(self.model, self.held_out)
+        self.ema.swap(self.model)
+        return {"psnr": psnr, "gradient_energy": sharpness}
+
+    @torch.no_grad()
+    def preview(self) -> list[Image.Image]:
+        """Eight held-out photographs, and below them what the average makes of them."""
+        self.ema.swap(self.model)
+        pixels = to_tensor([photograph.pixels for photograph in self.held_out[:8]])
+        decoded = self.model.decode(self.model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        self.ema.swap(self.model)
+        return to_images(torch.cat([pixels, decoded]) / 2 + 0.5)
+
+    def export(self, folder: Path) -> None:
+        """Write the average as a diffusers folder."""
+        self.ema.swap(self.model)
+        self.model.save_pretrained(folder)
+        self.ema.swap(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimiser and average: data and noise follow from the step."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+
+
+def reconstruction_quality(model: AutoencoderKL, photographs: Sequence[Photograph]) -> tuple[float, float]:
+    """Mean PSNR in dB, and mean gradient energy of the reconstructions over that of the photographs (1 = as sharp)."""
+    psnr: list[float] = []
+    energy = torch.zeros(2)
+    for start in range(0, len(photographs), 32):
+        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 32]])
+        with torch.no_grad():
+            decoded = model.decode(model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        mse = ((decoded - pixels) / 2).square().mean((1, 2, 3))
+        psnr += (-10 * mse.log10()).tolist()
+        energy += torch.stack([_gradient_energy(decoded), _gradient_energy(pixels)])
+    return float(np.mean(psnr)), float(energy[0] / energy[1])
+
+
+def _gradient_energy(pixels: Tensor) -> Tensor:
+    across, down = pixels.diff(dim=-1), pixels.diff(dim=-2)
+    return across.square().mean() * len(pixels) + down.square().mean() * len(pixels)

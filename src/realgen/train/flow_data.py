@@ -1,0 +1,96 @@
+"""Batches for flow matching: latents of captioned photographs, captions, noise and noise levels.
+
+A batch is a function of (seed, index) alone, so that a resumed run sees what an uncut one would. Knows no model:
+it is handed the function that turns images into latents.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from realgen.formulas.flow import interpolate, shift_of, shift_sigma
+from realgen.train.captions import Facts, describe, write_caption
+from realgen.train.photographs import Photograph
+
+Encode = Callable[[Sequence[Image.Image]], Tensor]
+
+
+class Batch(NamedTuple):
+    """One batch of flow matching."""
+
+    captions: list[str]
+    x: Tensor
+    """Noisy latents (B, tokens, channels)."""
+    sigma: Tensor
+    """Their noise levels (B,)."""
+    target: Tensor
+    """Noise minus data (B, tokens, channels)."""
+
+
+class FlowData:
+    """Photographs of one size with their latents, plain and mirrored, held in memory."""
+
+    def __init__(
+        self,
+        photographs: Sequence[Photograph],
+        encode: Encode,
+        *,
+        size: int,
+        category_weights: Mapping[str, float],
+        seed: int,
+    ) -> None:
+        self.photographs = photographs
+        self.seed = seed
+        self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
+        weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._latents = _encode_all(photographs, encode, size)  # (2, N, tokens, channels), bfloat16
+        self._shift = shift_of(self._latents.shape[2])
+
+    def batch(self, index: int, *, count: int, caption_dropout: float) -> Batch:
+        """Batch number `index`; a share of captions is empty so that guidance can be computed."""
+        rng = np.random.default_rng((self.seed, index))
+        chosen = np.searchsorted(self._cumulative, rng.random(count), side="right").clip(max=len(self.photographs) - 1)
+        mirrored = rng.integers(2, size=count)
+        captions = [
+            "" if rng.random() < caption_dropout else write_caption(self.photographs[i], self.facts[i], rng)
+            for i in chosen
+        ]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        return self._noised(torch.from_numpy(mirrored), torch.from_numpy(chosen), captions, generator)
+
+    def fixed(self, count: int) -> Batch:
+        """The first `count` photographs with one caption and noise level each: the same at every call."""
+        rng = np.random.default_rng(self.seed)
+        captions = [write_caption(self.photographs[i], self.facts[i], rng) for i in range(count)]
+        generator = torch.Generator().manual_seed(self.seed)
+        return self._noised(torch.zeros(count, dtype=torch.long), torch.arange(count), captions, generator)
+
+    def _noised(self, side: Tensor, chosen: Tensor, captions: list[str], generator: torch.Generator) -> Batch:
+        data = self._latents[side, chosen].float()
+        noise = torch.randn(data.shape, generator=generator)
+        sigma = shift_sigma(torch.sigmoid(torch.randn(len(data), generator=generator)), self._shift)
+        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data)
+
+
+def _encode_all(photographs: Sequence[Photograph], encode: Encode, size: int) -> Tensor:
+    sides: list[Tensor] = []
+    for mirrored in (False, True):
+        chunks = []
+        for start in range(0, len(photographs), 64):
+            images = [_image(photograph, size, mirrored=mirrored) for photograph in photographs[start : start + 64]]
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                chunks.append(encode(images).to(torch.bfloat16))
+        sides.append(torch.cat(chunks))
+    return torch.stack(sides)
+
+
+def _image(photograph: Photograph, size: int, *, mirrored: bool) -> Image.Image:
+    image = Image.fromarray(photograph.pixels)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image

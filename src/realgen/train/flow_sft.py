@@ -1,0 +1,163 @@
+"""Flow-matching training of any FlowBackbone on captioned photographs: from scratch, in full, or as LoRA.
+
+    loss = E || v(x_sigma, sigma, text) - (noise - data) ||^2,    sigma = shifted logit-normal
+
+With a teacher (the model before, frozen) guidance is distilled into the guidance embedding, as FLUX.1-dev has it:
+
+    loss = E || v(x, sigma, text; g) - [v0(x, sigma, "") + g (v0(x, sigma, text) - v0(x, sigma, ""))] ||^2
+
+with g uniform over `distil_guidance`. Sources: Esser et al. 2024, arXiv 2403.03206; Meng et al. 2023,
+arXiv 2210.03142. Knows no model: what is trained is what the backbone and `texts` hold.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realgen.core.protocols import FlowBackbone, Size
+from realgen.formulas.flow import Velocity, trajectory
+from realgen.formulas.pixels import to_images
+from realgen.train.flow_data import Batch, FlowData
+from realgen.train.optimizers import MuonAdamW
+from realgen.train.run import Ema, warmup_cosine
+
+ADAM_NAMES = ("embed", "shared", "relative", "proj_out", "norm_out", "time_text", "lora")
+"""Tables, inputs and outputs, for which Muon's orthogonal updates make no sense."""
+
+
+class FlowSftTrainer:
+    """Trains the backbone's module, and its text encoders where they are given a learning rate."""
+
+    def __init__(  # noqa: PLR0913 - a trainer's knobs, all by name
+        self,
+        backbone: FlowBackbone,
+        texts: nn.ModuleList,
+        data: FlowData,
+        held_out: FlowData,
+        save: Callable[[Path], None],
+        *,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        text_learning_rate: float,
+        caption_dropout: float,
+        ema_decay: float,
+        size: Size,
+        preview_prompts: Sequence[str] = (),
+        teacher: FlowBackbone | None = None,
+        distil_guidance: tuple[float, float] = (1.0, 6.0),
+    ) -> None:
+        self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
+        self.steps, self.batch, self.size = steps, batch, size
+        self.learning_rate, self.text_learning_rate = learning_rate, text_learning_rate
+        self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
+        self.teacher, self.distil_guidance = teacher, distil_guidance
+        self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
+        texts.requires_grad_(text_learning_rate > 0)
+        self.optimizers = {"flow": self._optimizer(backbone.module)}
+        if text_learning_rate > 0:
+            self.optimizers["texts"] = self._optimizer(texts)
+        self.ema = Ema(self.module, ema_decay)
+
+    def _optimizer(self, module: nn.Module) -> MuonAdamW:
+        return MuonAdamW(module.named_parameters(), lr=self.learning_rate, weight_decay=0.01, adam_names=ADAM_NAMES)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One optimiser step on batch `index`."""
+        batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
+        self.module.train()
+        loss = self._loss(batch, index).mean()
+        loss.backward()
+        norms = {name: float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
+        share = warmup_cosine(index, steps=self.steps, warmup=200, floor=0.02)
+        self.optimizers["flow"].step(self.learning_rate * share)
+        if "texts" in self.optimizers:
+            self.optimizers["texts"].step(self.text_learning_rate * share)
+        self.ema.update(self.module)
+        return {"loss": loss.item(), **{f"grad_norm_{name}": value for name, value in norms.items()}}
+
+    def _loss(self, batch: Batch, index: int) -> Tensor:
+        guidance: Tensor | float = 1.0
+        with torch.autocast("cpu", torch.bfloat16):
+            if self.teacher is None:
+                target = batch.target
+            else:
+                low, high = self.distil_guidance
+                draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index))
+                guidance = low + (high - low) * draw
+                with torch.no_grad():
+                    teach = guided_velocity(self.teacher, batch.captions, scale=guidance, size=self.size)
+                    target = teach(batch.x, batch.sigma)
+            condition = self.backbone.encode(batch.captions)
+            v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
+        return F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
+
+    def evaluate(self) -> Mapping[str, float]:
+        """The average's flow-matching loss on held-out photographs with fixed captions, noise and levels."""
+        self.ema.swap(self.module)
+        self.module.eval()
+        with torch.no_grad():
+            loss = self._loss(self.held_out.fixed(256), 0).mean()
+        self.ema.swap(self.module)
+        return {"held_out_loss": float(loss)}
+
+    @torch.no_grad()
+    def preview(self) -> list[Image.Image]:
+        """The average's pictures of the preview prompts with guidance 3 and seed 0."""
+        self.ema.swap(self.module)
+        self.module.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = self._preview_velocity()
+            x = self.backbone.noise([0] * len(self.preview_prompts), self.size)
+            for step in trajectory(velocity, x, self.backbone.sigmas(20, self.size)):
+                x = step.x
+            images = to_images(self.backbone.decode(x, self.size))
+        self.ema.swap(self.module)
+        return images
+
+    def _preview_velocity(self) -> Velocity:
+        if self.teacher is None:
+            return guided_velocity(self.backbone, self.preview_prompts, scale=3.0, size=self.size)
+        condition = self.backbone.encode(self.preview_prompts)
+        return lambda x, sigma: self.backbone.velocity(x, sigma, condition, guidance=3.0, size=self.size)
+
+    def export(self, folder: Path) -> None:
+        """Write the average in the format of the model."""
+        self.ema.swap(self.module)
+        self.save(folder)
+        self.ema.swap(self.module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trained weights, moments and average: data and noise follow from the step."""
+        return {
+            "parameters": {name: value for name, value in self.module.named_parameters() if value.requires_grad},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "ema": self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.module.load_state_dict(state["parameters"], strict=False)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.ema.load_state_dict(state["ema"])
+
+
+def guided_velocity(
+    backbone: FlowBackbone, texts: Sequence[str], *, scale: float | Tensor, size: Size
+) -> Velocity:
+    """Classifier-free guidance, v(empty) + scale (v(text) - v(empty)): Ho & Salimans 2022, arXiv 2207.12598."""
+    condition = backbone.encode([*texts, *[""] * len(texts)])
+    weight = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        both = backbone.velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), condition, guidance=1.0, size=size)
+        with_text, without = both.chunk(2)
+        return without + weight * (with_text - without)
+
+    return velocity

@@ -1,0 +1,57 @@
+"""Muon for matrices and AdamW for the rest, as one optimiser with one learning rate.
+
+Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; with its update scaled to AdamW's root mean
+square both share a learning rate. It takes matrices only, so a convolution's kernel is seen as one,
+(out, in * height * width), through a view that shares its memory.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MuonAdamW:
+    """Muon for parameters of two dimensions or more, AdamW for vectors and for those that `adam_names` name."""
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        lr: float,
+        weight_decay: float,
+        adam_names: tuple[str, ...] = (),
+    ) -> None:
+        chosen = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+        is_matrix = [p.ndim >= 2 and not any(word in name for word in adam_names) for name, p in chosen]
+        self.parameters = [parameter for _, parameter in chosen]
+        self._matrices = [p for (_, p), matrix in zip(chosen, is_matrix, strict=True) if matrix]
+        self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self._matrices]
+        others = [p for (_, p), matrix in zip(chosen, is_matrix, strict=True) if not matrix]
+        self._muon = torch.optim.Muon(self._views, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+
+    def step(self, lr: float) -> None:
+        """Update with the gradients as they stand, then drop them."""
+        for view, parameter in zip(self._views, self._matrices, strict=True):
+            view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
+        for optimizer in (self._muon, self._adamw):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale all gradients so that their joint norm is at most `max_norm`; returns the norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments of both."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])

@@ -1,0 +1,237 @@
+"""The run folder: the merged recipe, `metrics.jsonl`, atomic checkpoints, exact resume, kept snapshots.
+
+    RUN/recipe.yaml            what the run is, merged and complete
+    RUN/metrics.jsonl          one JSON object a line
+    RUN/checkpoints/0001200/   state.pt and a manifest with its SHA-256, written last
+    RUN/snapshots/025/         EMA weights at 25 % of the steps, in the format that the trainer saves
+
+A folder is staged under another name and renamed when it is whole, so that a killed process leaves the last
+good checkpoint. Knows nothing of what is trained.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from realgen.core.errors import InputError, OutputError
+
+
+class Trainer(Protocol):
+    """What a run drives: one optimiser step at a time, with all that a resume needs in its state."""
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """Take optimiser step `index` (from 0) and return its metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that differs from a fresh trainer."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures on data that is not trained on."""
+        ...
+
+    def preview(self) -> list[Image.Image]:
+        """Pictures to look at; empty where there is nothing to see."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write the weights that a user loads (EMA) into `folder`."""
+        ...
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Mapping[str, Any]) -> "Run":
+        """A new run; a folder that already holds one is refused."""
+        if (folder / "recipe.yaml").exists():
+            raise InputError(f"{folder} already holds a run", hint=f"realgen train --resume {folder}, or another --out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe), sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write the run folder {folder}: {error}", hint="choose another --out") from error
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """A run that exists."""
+        if not (folder / "recipe.yaml").is_file():
+            raise InputError(f"{folder} holds no run (no recipe.yaml)", hint="give the folder that realgen train made")
+        return cls(folder)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The merged recipe that the run was started with."""
+        loaded: dict[str, Any] = yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return loaded
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
+
+    def save(self, step: int, state: Mapping[str, Any], *, keep: int = 2) -> None:
+        """Write a checkpoint atomically and drop all but the newest `keep`."""
+        root = self.folder / "checkpoints"
+        staged, final = root / f".{step:07d}", root / f"{step:07d}"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            torch.save(dict(state), staged / "state.pt")
+            manifest = {"step": step, "files": {"state.pt": _sha256(staged / "state.pt")}}
+            (staged / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(staged, final)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise OutputError(
+                f"cannot write a checkpoint into {root}: {error}",
+                hint=f"the last one is whole: free some space, then realgen train --resume {self.folder}",
+            ) from error
+        for old in sorted(root.glob("[0-9]*"))[:-keep]:
+            shutil.rmtree(old)
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and state of the newest whole checkpoint, or None for a run without one."""
+        for folder in sorted((self.folder / "checkpoints").glob("[0-9]*"), reverse=True):
+            manifest_file = folder / "manifest.json"
+            if not manifest_file.is_file():
+                continue
+            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+            if _sha256(folder / "state.pt") == manifest["files"]["state.pt"]:
+                return int(manifest["step"]), torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        return None
+
+    def save_preview(self, step: int, images: Sequence[Image.Image]) -> None:
+        """Write pictures of one size side by side as `samples/STEP.png`, eight a row."""
+        if not images:
+            return
+        width, height = images[0].size
+        sheet = Image.new("RGB", (width * min(8, len(images)), height * -(-len(images) // 8)))
+        for place, image in enumerate(images):
+            sheet.paste(image, (place % 8 * width, place // 8 * height))
+        (self.folder / "samples").mkdir(exist_ok=True)
+        sheet.save(self.folder / "samples" / f"{step:07d}.png")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that a killed process took after its last checkpoint."""
+        file = self.folder / "metrics.jsonl"
+        if not file.exists():
+            return
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        staged = file.with_suffix(".staged")
+        staged.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        os.replace(staged, file)
+
+
+def drive(  # noqa: PLR0913 - the knobs of a run, all by name
+    run: Run,
+    trainer: Trainer,
+    *,
+    steps: int,
+    log_every: int = 20,
+    save_minutes: float = 4.0,
+    evaluate_every: int = 0,
+    snapshots: tuple[float, ...] = (),
+) -> Iterator[tuple[int, Mapping[str, float]]]:
+    """Take the run from its last checkpoint to `steps`, yielding (steps taken, metrics) at every log."""
+    start = 0
+    if (loaded := run.load()) is not None:
+        start, state = loaded
+        trainer.load_state_dict(state)
+    run.forget_after(start)
+    due = {round(share * steps): f"{round(share * 100):03d}" for share in snapshots}
+    saved = time.monotonic()
+    total: dict[str, float] = {}
+    for done in range(start + 1, steps + 1):
+        for name, value in trainer.step(done - 1).items():
+            total[name] = total.get(name, 0.0) + value
+        if done % log_every == 0 or done == steps:
+            metrics = {name: value / (((done - 1) % log_every) + 1) for name, value in total.items()}
+            total = {}
+            if evaluate_every and (done % evaluate_every == 0 or done == steps):
+                metrics |= trainer.evaluate()
+                run.save_preview(done, trainer.preview())
+            run.log(done, metrics)
+            yield done, metrics
+        if done in due:
+            trainer.export(run.folder / "snapshots" / due[done])
+        if (time.monotonic() - saved > save_minutes * 60 and done % log_every == 0) or done == steps:
+            run.save(done, trainer.state_dict())
+            saved = time.monotonic()
+    trainer.export(run.folder / "model")
+
+
+class Ema:
+    """Exponential moving average of a module's parameters; the decay warms up as (1 + n) / (10 + n)."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.shadow = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+    def update(self, module: nn.Module) -> None:
+        """Move one step towards the module's present parameters."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                self.shadow[name].lerp_(parameter.detach(), 1 - decay)
+
+    def swap(self, module: nn.Module) -> None:
+        """Exchange the module's parameters with the average; call it again to undo."""
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                held: Tensor = parameter.detach().clone()
+                parameter.copy_(self.shadow[name])
+                self.shadow[name] = held
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and its age."""
+        return {"num_updates": self.num_updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.num_updates = state["num_updates"]
+        for name, value in state["shadow"].items():
+            self.shadow[name].copy_(value)
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """Share of the learning rate at `step`: linear rise over `warmup` steps, then a half cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):  # a line that a killed process left half-written
+        return 2**63

@@ -1,0 +1,109 @@
+"""Lays out a fresh FLUX.1 folder of small size: autoencoder and tokenizers as given, everything else untrained.
+
+The folder has FLUX.1-dev's own layout (safetensors, `text_model.*` keys in CLIP's file), so that any tool that
+opens FLUX.1 opens it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+from realgen.train.photographs import Photograph, to_tensor
+
+SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+TEXT_TOKENS = 64
+
+
+def build_pipeline(autoencoder: AutoencoderKL, tokenizers: Path, *, seed: int) -> FluxPipeline:
+    """An untrained pipeline around an autoencoder, with tokenizers from `tokenizers`/{tokenizer,tokenizer_2}."""
+    torch.manual_seed(seed)
+    clip = CLIPTokenizer.from_pretrained(tokenizers / "tokenizer")
+    t5 = T5TokenizerFast.from_pretrained(tokenizers / "tokenizer_2")
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0, **SHIFT),
+        vae=autoencoder,
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(clip),
+                hidden_size=128,
+                intermediate_size=512,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                projection_dim=128,
+                bos_token_id=clip.bos_token_id,
+                eos_token_id=clip.eos_token_id,
+                pad_token_id=clip.pad_token_id,
+            )
+        ),
+        tokenizer=clip,
+        text_encoder_2=T5EncoderModel(
+            T5Config(
+                vocab_size=len(t5),
+                d_model=256,
+                d_kv=64,
+                d_ff=512,
+                num_layers=2,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+                dropout_rate=0.0,
+                pad_token_id=t5.pad_token_id,
+                eos_token_id=t5.eos_token_id,
+                tie_word_embeddings=False,
+            )
+        ),
+        tokenizer_2=t5,
+        transformer=FluxTransformer2DModel(
+            in_channels=autoencoder.config["latent_channels"] * 4,
+            num_layers=1,
+            num_single_layers=6,
+            attention_head_dim=64,
+            num_attention_heads=5,
+            joint_attention_dim=256,
+            pooled_projection_dim=128,
+            guidance_embeds=True,
+            axes_dims_rope=(16, 24, 24),
+        ),
+    )
+    _start_quiet(pipeline.transformer)
+    return pipeline
+
+
+def measure_latents(autoencoder: AutoencoderKL, photographs: Sequence[Photograph]) -> tuple[float, float]:
+    """The `scaling_factor` and `shift_factor` that give the latents of `photographs` mean 0 and deviation 1."""
+    latents = []
+    with torch.no_grad():
+        for start in range(0, len(photographs), 64):
+            pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]])
+            latents.append(autoencoder.encode(pixels).latent_dist.mean)
+    joined: Tensor = torch.cat(latents)
+    return 1 / float(joined.std()), float(joined.mean())
+
+
+def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write a FLUX.1 folder in `dtype`, with CLIP's keys as FLUX.1-dev names them."""
+    held = pipeline.dtype
+    pipeline.to(dtype=dtype)
+    pipeline.save_pretrained(folder)
+    pipeline.to(dtype=held)
+    file = folder / "text_encoder" / "model.safetensors"
+    weights = {
+        name if name.startswith("text_model.") else f"text_model.{name}": value
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def _start_quiet(transformer: FluxTransformer2DModel) -> None:
+    """Every block starts as the identity (AdaLN-Zero, Peebles & Xie 2023) and the output at zero."""
+    with torch.no_grad():
+        for name, module in transformer.named_modules():
+            is_modulation = name.endswith((".norm1.linear", ".norm1_context.linear", ".norm.linear", "norm_out.linear"))
+            if is_modulation or name == "proj_out":
+                module.weight.zero_()
+                module.bias.zero_()

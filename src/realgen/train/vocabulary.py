@@ -1,0 +1,111 @@
+"""The words of `vocabulary.yaml`: how classes, sources and measured facts are said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How the photographs of one source are framed."""
+
+    heads: str = "any"
+    """Which openings beside the general ones; they also tell the framing."""
+    share: float = 0.0
+    """How often those are used."""
+    place: str = ""
+    clothes: tuple[float, ...] = ()
+    """Top, bottom, left and right of where clothes are, as shares of the sides."""
+    subject: tuple[str, ...] = ()
+    """Colours of the middle that are surely the subject's."""
+    background: bool = False
+    """Whether the colour of the rim is that of a background."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """How one class is said."""
+
+    names: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    nouns: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    place: str = ""
+    heads: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """How one fact is said: after "with", between commas, or as a sentence."""
+
+    nouns: tuple[str, ...]
+    tags: tuple[str, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All wordings, by what they say."""
+
+    colours: Mapping[str, tuple[str, ...]]
+    heads: Mapping[str, tuple[str, ...]]
+    sources: Mapping[str, Source]
+    classes: Mapping[str, Word]
+    phrases: Mapping[str, Phrase]
+    people: Mapping[str, tuple[str, ...]]
+    unnamed: tuple[str, ...] = field(default=("a photo",))
+
+    def source(self, name: str) -> Source:
+        """By the first part of the manifest's source: `congress/hi` is `congress`."""
+        return self.sources.get(name.split("/", maxsplit=1)[0], Source())
+
+    def word(self, cls: str) -> Word:
+        """A class without an entry is called by its own name."""
+        return self.classes.get(cls) or Word(names=(with_article(cls),))
+
+
+def with_article(noun: str) -> str:
+    """`a` or `an` before a countable noun."""
+    return f"{'an' if noun[:1].lower() in 'aeio' or noun.startswith('umb') else 'a'} {noun}"
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """The shipped wordings, read once."""
+    text = files("realgen.train").joinpath("vocabulary.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    return Vocabulary(
+        colours=_tuples(raw["colours"]),
+        heads=_tuples(raw["heads"]),
+        sources={name: Source(**_frozen(entry)) for name, entry in raw["sources"].items()},
+        classes=_classes(raw),
+        phrases={name: Phrase(**_frozen(entry)) for name, entry in raw["phrases"].items()},
+        people=_tuples(raw["people"]),
+        unnamed=tuple(raw["unnamed"]),
+    )
+
+
+def _frozen(entry: Mapping[str, object]) -> dict[str, object]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+
+def _tuples(lists: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(values) for key, values in lists.items()}
+
+
+def _classes(raw: Mapping[str, dict[str, dict[str, object]]]) -> dict[str, Word]:
+    """Classes of their own, then those that share the wider words of a group, then those that only have a name."""
+    names: Mapping[str, object] = raw["names"]
+    words: dict[str, Word] = {}
+    for group in raw["groups"]:
+        kinds = tuple(group["kinds"])  # type: ignore[index]
+        for member in group["members"]:  # type: ignore[index]
+            words[member] = Word(names=(str(names.get(member) or with_article(member)),), kinds=kinds)
+    for cls, name in names.items():
+        words.setdefault(cls, Word(names=(str(name),)))
+    for cls, entry in raw["classes"].items():
+        words[cls] = Word(**_frozen({"names": [with_article(cls)], **entry}))
+    return words

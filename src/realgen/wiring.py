@@ -1,0 +1,269 @@
+"""Recipes to live objects: the only place that knows both. Each function builds and returns; none decides."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realgen.core import config, plugins
+from realgen.core.config import (
+    AutoencoderRecipe,
+    FlowSftRecipe,
+    GenerateRecipe,
+    Machine,
+    Plug,
+    Recipe,
+    TextDistillationRecipe,
+    TrainRecipe,
+)
+from realgen.core.errors import ConfigError
+from realgen.core.protocols import Generator, PromptOptimizer
+from realgen.hub import card as cards
+from realgen.hub import fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from diffusers import FluxPipeline
+
+    from realgen.train.photographs import Photograph
+    from realgen.train.run import Trainer
+
+LORA_TARGETS = [
+    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")),
+    *("attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+]
+"""FLUX.1's layers that the published LoRA adapts."""
+
+
+def check(recipe: Recipe) -> None:
+    """Validate every plug-in's options of a recipe without loading a model."""
+    if isinstance(recipe, GenerateRecipe):
+        configure("generators", recipe.generator)
+        if recipe.prompt_optimizer is not None:
+            configure("prompt_optimizers", recipe.prompt_optimizer)
+
+
+def configure(room: str, plug: Plug) -> config.Spec:
+    """A plug's options as its own record: the plug-in's defaults < its card's < the recipe's."""
+    options: dict[str, Any] = dict(plug.options)
+    if plug.card is not None:
+        card = cards.read(plug.card)
+        if (card.room, card.plugin) != (room, plug.name):
+            raise ConfigError(
+                f"the card {card.name} is for {card.room}/{card.plugin}, not for {room}/{plug.name}",
+                hint=f"name: {card.plugin}",
+            )
+        options = config.merge(card.options, options)
+    return plugins.configure(room, plug.name, options)
+
+
+def build_generator(recipe: GenerateRecipe) -> Generator:
+    """The recipe's generator, its files fetched where they are missing."""
+    generator: Generator = _build("generators", recipe.generator, recipe.machine)
+    return generator
+
+
+def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
+    """The recipe's prompt optimiser, or None where prompts are drawn as they stand."""
+    if recipe.prompt_optimizer is None:
+        return None
+    optimizer: PromptOptimizer = _build("prompt_optimizers", recipe.prompt_optimizer, recipe.machine)
+    return optimizer
+
+
+def _build(room: str, plug: Plug, machine: Machine) -> Any:  # noqa: ANN401 - each room has its own Protocol
+    options = configure(room, plug)
+    if plug.card is not None and getattr(options, "model", "") is None:
+        options = options.model_copy(update={"model": str(fetch.locate(cards.read(plug.card)))})
+    use_threads(machine)
+    return plugins.find(room, plug.name).build(options, machine)
+
+
+def use_threads(machine: Machine) -> None:
+    """Hold torch to the machine's number of threads."""
+    import torch
+
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+
+
+def recipe_of(folder: Path, overrides: "Sequence[str]") -> Recipe:
+    """The recipe that the run in `folder` was started with; only its machine and its data may be overridden."""
+    from realgen.train.run import Run
+
+    merged = Run.open(folder).recipe
+    for text in overrides:
+        layer = config.parse_override(text)
+        if not layer.keys() <= {"machine", "data"}:
+            raise ConfigError(f"{text}: a resumed run keeps its recipe", hint="only machine.* and data may change")
+        merged = config.merge(merged, layer)
+    return config.from_mapping(merged, where=str(folder))
+
+
+def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple[int, Mapping[str, float]]]":
+    """Start or continue the run in `folder`; yields (steps taken, metrics) at every log."""
+    from realgen.train.run import Run, drive
+
+    use_threads(recipe.machine)
+    run = Run.open(folder) if resume else Run.create(folder, recipe.model_dump(mode="json"))
+    yield from drive(
+        run,
+        build_trainer(recipe, folder),
+        steps=recipe.steps,
+        evaluate_every=recipe.evaluate_every,
+        save_minutes=recipe.save_minutes,
+        snapshots=recipe.snapshots,
+    )
+
+
+def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
+    """The trainer of a training recipe."""
+    if isinstance(recipe, AutoencoderRecipe):
+        return _autoencoder_trainer(recipe)
+    if isinstance(recipe, TextDistillationRecipe):
+        return _text_trainer(recipe, folder)
+    assert isinstance(recipe, FlowSftRecipe)
+    return _flow_trainer(recipe)
+
+
+def _photographs(recipe: TrainRecipe, split: str) -> "list[Photograph]":
+    from realgen.train.photographs import read_photographs
+
+    if recipe.data is None:
+        raise ConfigError("no photographs", hint="give data=FOLDER")
+    return read_photographs(recipe.data, split=split)
+
+
+def _autoencoder_trainer(recipe: AutoencoderRecipe) -> "Trainer":
+    import torch
+
+    from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder
+
+    torch.manual_seed(recipe.seed)
+    model = build_autoencoder(
+        widths=recipe.widths, latent_channels=recipe.latent_channels, groups=recipe.groups, size=128
+    )
+    held_out = [photograph for photograph in _photographs(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
+    return AutoencoderTrainer(
+        model,
+        _photographs(recipe, "train"),
+        held_out[:128],
+        steps=recipe.steps,
+        batch=recipe.batch,
+        crop=recipe.crop,
+        learning_rate=recipe.learning_rate,
+        kl_weight=recipe.kl_weight,
+        ema_decay=recipe.ema_decay,
+        seed=recipe.seed,
+    )
+
+
+def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
+    from diffusers import AutoencoderKL
+
+    from realgen.train.captions import text_corpus
+    from realgen.train.scaffold import build_pipeline, measure_latents
+    from realgen.train.text_distillation import SentenceTeacher, TextDistiller, with_words
+    from realgen.train.tokenizers import train_tokenizers
+
+    photographs = _photographs(recipe, "train")
+    texts = list(text_corpus(photographs, recipe.prompts, seed=recipe.seed, rounds=3))
+    if not (folder / "tokenizer_2").is_dir():
+        train_tokenizers(texts, folder)
+    autoencoder = AutoencoderKL.from_pretrained(recipe.autoencoder).eval()
+    scaling, shift = measure_latents(autoencoder, photographs[:2000])
+    autoencoder.register_to_config(scaling_factor=scaling, shift_factor=shift)
+    teacher = SentenceTeacher(recipe.teacher)
+    texts = with_words(texts, teacher.words(), seed=recipe.seed)
+    return TextDistiller(
+        build_pipeline(autoencoder, folder, seed=recipe.seed),
+        teacher,
+        texts[512:],
+        texts[:512],
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+    )
+
+
+def _flow_trainer(recipe: FlowSftRecipe) -> "Trainer":
+    from torch import nn
+
+    from realgen.generators.flux import FluxBackbone
+    from realgen.train.flow_data import FlowData
+    from realgen.train.flow_sft import FlowSftTrainer
+
+    pipeline = _open_flux(recipe)
+    backbone = FluxBackbone(pipeline, max_text_tokens=recipe.max_text_tokens)
+    teacher = None
+    if recipe.distil_guidance is not None:
+        teacher = FluxBackbone(_open_flux(recipe), max_text_tokens=recipe.max_text_tokens)
+    data, held_out = (
+        FlowData(
+            photographs,
+            backbone.latents,
+            size=recipe.size[0],
+            category_weights=recipe.category_weights,
+            seed=recipe.seed,
+        )
+        for photographs in (_photographs(recipe, "train"), _photographs(recipe, "test")[:256])
+    )
+    return FlowSftTrainer(
+        backbone,
+        nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]),
+        data,
+        held_out,
+        _saver(pipeline, recipe),
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        text_learning_rate=recipe.text_learning_rate,
+        caption_dropout=recipe.caption_dropout,
+        ema_decay=recipe.ema_decay,
+        size=recipe.size,
+        preview_prompts=recipe.preview_prompts,
+        teacher=teacher,
+        distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+    )
+
+
+def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
+    """The recipe's model in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
+    import torch
+    from diffusers import FluxPipeline
+
+    from realgen.generators._loading import load_pipeline
+
+    pipeline = load_pipeline(FluxPipeline, recipe.model, recipe.machine.model_copy(update={"dtype": "float32"}))
+    if recipe.lora_rank == 0:
+        pipeline.transformer.requires_grad_(True)
+        return pipeline
+    from peft import LoraConfig
+
+    torch.manual_seed(recipe.seed)
+    pipeline.transformer.add_adapter(
+        LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_rank,
+            init_lora_weights="gaussian",
+            target_modules=LORA_TARGETS,
+        )
+    )
+    return pipeline
+
+
+def _saver(pipeline: "FluxPipeline", recipe: FlowSftRecipe) -> "Callable[[Path], None]":
+    """Writes what was trained: the whole folder, or the LoRA as diffusers loads it."""
+    import torch
+
+    from realgen.train.scaffold import save_pipeline
+
+    def save(folder: Path) -> None:
+        if recipe.lora_rank == 0:
+            save_pipeline(pipeline, folder, dtype=torch.float32)
+            return
+        from peft.utils import get_peft_model_state_dict
+
+        pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
+
+    return save

@@ -1,0 +1,85 @@
+import pytest
+
+from realgen.prompt_optimizers._answer import clean, content_words, cut, judge, max_repeats
+
+PROMPT = "a portrait of an old fisherman at dawn"
+GOOD = "An old fisherman on a pier, low golden light from the left, 85mm lens, deep lines in his skin."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        f"  {GOOD}\n",
+        f'"{GOOD}"',
+        f"“{GOOD}”",
+        f"Sure! {GOOD}",
+        f"Sure, here is a description of the photograph:\n\n{GOOD}",
+        f'Here\'s the rewritten prompt: "{GOOD}"',
+        f"**Description:** {GOOD}",
+        f"Rewritten prompt: {GOOD}",
+        f"<think>The user wants: a fisherman.\nSo...</think>\n\n{GOOD}",
+        f"no opening tag, thoughts</think>{GOOD}",
+        f"<|im_start|>{GOOD}<|im_end|>",
+        f"{GOOD}</s></s>",
+        f"- {GOOD}",
+        f"```text\n{GOOD}\n```",
+        f"{GOOD}\n\nLet me know if you would like another one!",
+    ],
+)
+def test_talk_around_an_answer_is_stripped(answer: str) -> None:
+    assert clean(answer) == GOOD
+    rewrite = judge(answer, PROMPT, max_words=45)
+    assert (rewrite.text, rewrite.reason) == (GOOD, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("", "empty"),
+        ("<think>and on and on", "empty"),
+        ("Sure!", "empty"),
+        ("Old fisherman.", "shorter"),
+        ("fisherman " * 200, "too long"),
+        ("an old fisherman stands " * 5, "repeated"),
+        (f"{GOOD} <|im_start|>user hello", "template"),
+        ("A red fox runs over deep snow under a clear sky.", "lost"),
+    ],
+)
+def test_a_degenerate_answer_falls_back_to_the_prompt_and_says_why(answer: str, reason: str) -> None:
+    rewrite = judge(answer, PROMPT, max_words=45)
+    assert rewrite.text == PROMPT
+    assert reason in rewrite.reason
+
+
+def test_an_answer_a_little_too_long_ends_with_its_last_sentence_that_fits() -> None:
+    """Two sentences of 19 and 11 words under a limit of 20: the first stays."""
+    longer = f"{GOOD} The sea behind him is flat and grey as far as one sees."
+    assert judge(longer, PROMPT, max_words=20).text == GOOD
+    assert judge("fisherman and " * 15, PROMPT, max_words=20).text == PROMPT
+
+
+def test_an_answer_that_was_broken_off_loses_its_last_piece_or_is_dropped() -> None:
+    assert judge(f"{GOOD} The sea behind", PROMPT, max_words=45, is_complete=False).text == GOOD
+    broken = judge("An old fisherman on a", PROMPT, max_words=45, is_complete=False)
+    assert broken.text == PROMPT
+    assert "broke off" in broken.reason
+
+
+def test_words_are_compared_without_their_endings() -> None:
+    for one, other in [("houses", "house"), ("smiling", "smiles"), ("ladies", "lady"), ("glasses", "glass"), ("running", "run")]:
+        assert content_words(one) == content_words(other), one
+    assert content_words("a photo of the portrait") == set()
+    assert judge("Any words will do here.", "a photo", max_words=45).reason == ""
+
+
+def test_a_prompt_without_spaces_between_words_is_compared_by_character() -> None:
+    assert judge("一位老渔夫站在码头", "老渔夫", max_words=45).reason == ""
+
+
+def test_cut_and_repeats_by_hand() -> None:
+    """`a b c d` occurs at 0 and 4 of `a b c d a b c d`."""
+    assert cut("One two. Three 3.5 four. Five", 5) == "One two. Three 3.5 four."
+    assert cut("no end at all", 2) == ""
+    assert max_repeats("a b c d a b c d") == 2
+    assert max_repeats("a b") == 0
