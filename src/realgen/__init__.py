@@ -18,7 +18,7 @@ __version__ = version("realgen")
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names of the table
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'realgen' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

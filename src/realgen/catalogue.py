@@ -31,7 +31,7 @@ class Finding:
 def rows(what: str) -> list[dict[str, str]]:
     """The recipes, profiles, cards, or plug-ins of a room, a mapping each."""
     if what in {"recipes", "profiles"}:
-        folder = cast(Literal["recipes", "profiles"], what)
+        folder = cast("Literal['recipes', 'profiles']", what)
         return [_recipe_row(folder, name) for name in config.shipped(folder)]
     if what == "cards":
         return [_card_row(name) for name in cards.names()]
@@ -76,7 +76,9 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, False, True, "not installed", "pip install realgen")
     for name, extra in _EXTRAS.items():
         has = importlib.util.find_spec(name) is not None
-        yield Finding(name, has, False, "installed" if has else "not installed", "" if has else f'pip install "realgen[{extra}]"')
+        yield Finding(
+            name, has, False, "installed" if has else "not installed", "" if has else f'pip install "realgen[{extra}]"'
+        )
 
 
 def _hardware() -> Iterator[Finding]:
@@ -89,7 +91,9 @@ def _hardware() -> Iterator[Finding]:
     dtype = str(pick_dtype(Machine(), device)).removeprefix("torch.")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     yield Finding("device", True, True, f"{device.type}: {name}, {dtype}, {torch.get_num_threads()} CPU threads")
-    yield Finding("memory", memory_gb() >= 2, True, f"{memory_gb():.1f} GB", "" if memory_gb() >= 2 else "close programs")
+    yield Finding(
+        "memory", memory_gb() >= 2, True, f"{memory_gb():.1f} GB", "" if memory_gb() >= 2 else "close programs"
+    )
 
 
 def _folders() -> Iterator[Finding]:
@@ -109,7 +113,9 @@ def _models() -> Iterator[Finding]:
     for name in cards.names():
         card = cards.read(name)
         is_here, fits = fetch.is_present(card), memory_gb() >= card.min_memory_gb
-        detail = f"needs {card.min_memory_gb:g} GB of {memory_gb():.0f} GB" + ("" if fits else ": too much for this machine")
+        detail = f"needs {card.min_memory_gb:g} GB of {memory_gb():.0f} GB" + (
+            "" if fits else ": too much for this machine"
+        )
         is_needed = card.source.kind == "package"
         mend = "" if is_here else "reinstall realgen" if is_needed else f"realgen fetch {name}"
         yield Finding(f"model {name}", is_here and fits, is_needed, detail, mend)

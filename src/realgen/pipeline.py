@@ -34,7 +34,7 @@ def generate(
 def rewrite(
     requests: Sequence[Request], generator: Generator | None, *, optimizer: PromptOptimizer | None
 ) -> list[Rewrite]:
-    """One text a request: the prompt itself without an optimiser, and where the rewrite is longer than the model reads."""
+    """One text a request: the prompt itself without an optimiser, or where the rewrite is too long for the model."""
     prompts = [request.prompt for request in requests]
     if optimizer is None:
         return [Rewrite(prompt) for prompt in prompts]

@@ -274,7 +274,7 @@ def _manifest(version: str) -> dict[str, Any]:
     }
 
 
-def _import(module: str) -> Any:  # noqa: ANN401 - an optional package, typed or not
+def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -160,7 +160,7 @@ def _csv_rows(text: str, where: str) -> Iterator[_Row]:
             yield _row(_typed_cells(dict(zip(header, values, strict=False)), here), here)
 
 
-def _next_cells(reader: Any, where: str) -> tuple[int, list[str]] | None:  # noqa: ANN401 - csv names no type
+def _next_cells(reader: Any, where: str) -> tuple[int, list[str]] | None:
     start = reader.line_num + 1
     try:
         return start, next(reader)

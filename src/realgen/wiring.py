@@ -70,7 +70,7 @@ def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
     return optimizer
 
 
-def _build(room: str, plug: Plug, machine: Machine) -> Any:  # noqa: ANN401 - each room has its own Protocol
+def _build(room: str, plug: Plug, machine: Machine) -> Any:
     options = configure(room, plug)
     if plug.card is not None and getattr(options, "model", "") is None:
         options = options.model_copy(update={"model": str(fetch.locate(cards.read(plug.card)))})
@@ -122,7 +122,7 @@ def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     if isinstance(recipe, TextDistillationRecipe):
         return _text_trainer(recipe, folder)
     assert isinstance(recipe, FlowSftRecipe)
-    return _flow_trainer(recipe)
+    return _flow_trainer(recipe, folder)
 
 
 def _photographs(recipe: TrainRecipe, split: str) -> "list[Photograph]":
@@ -170,7 +170,8 @@ def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
     if not (folder / "tokenizer_2").is_dir():
         train_tokenizers(texts, folder)
     autoencoder = AutoencoderKL.from_pretrained(recipe.autoencoder).eval()
-    scaling, shift = measure_latents(autoencoder, photographs[:2000])
+    square = [photograph for photograph in photographs if photograph.pixels.shape[:2] == (128, 128)]
+    scaling, shift = measure_latents(autoencoder, square[:2000])
     autoencoder.register_to_config(scaling_factor=scaling, shift_factor=shift)
     teacher = SentenceTeacher(recipe.teacher)
     texts = with_words(texts, teacher.words(), seed=recipe.seed)
@@ -186,7 +187,7 @@ def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
     )
 
 
-def _flow_trainer(recipe: FlowSftRecipe) -> "Trainer":
+def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
     from torch import nn
 
     from realgen.generators.flux import FluxBackbone
@@ -205,8 +206,12 @@ def _flow_trainer(recipe: FlowSftRecipe) -> "Trainer":
             size=recipe.size[0],
             category_weights=recipe.category_weights,
             seed=recipe.seed,
+            cache=folder / f"latents-{split}.pt",
         )
-        for photographs in (_photographs(recipe, "train"), _photographs(recipe, "test")[:256])
+        for split, photographs in (
+            ("train", _photographs(recipe, "train")),
+            ("test", _photographs(recipe, "test")[:256]),
+        )
     )
     return FlowSftTrainer(
         backbone,
@@ -237,6 +242,8 @@ def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
     pipeline = load_pipeline(FluxPipeline, recipe.model, recipe.machine.model_copy(update={"dtype": "float32"}))
     if recipe.lora_rank == 0:
         pipeline.transformer.requires_grad_(True)
+        if recipe.machine.compile:
+            pipeline.transformer.compile()
         return pipeline
     from peft import LoraConfig
 

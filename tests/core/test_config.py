@@ -4,6 +4,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from realgen.core import config
 from realgen.core.errors import ConfigError
 

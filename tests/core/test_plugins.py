@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from realgen.core import plugins
 from realgen.core.errors import ConfigError
 

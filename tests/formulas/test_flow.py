@@ -8,6 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+
 from realgen.formulas import flow
 
 
@@ -53,7 +54,7 @@ def test_a_straight_path_is_walked_exactly_in_any_number_of_steps():
 
 
 def test_the_gaussian_flow_converges_to_first_order():
-    """Data N(0, s^2): v = x (sigma - (1 - sigma) s^2) / (sigma^2 + (1 - sigma)^2 s^2), and x ends at s times the noise."""
+    """Data N(0, s^2): v = x (sigma - (1 - sigma) s^2) / (sigma^2 + (1 - sigma)^2 s^2); x ends at s times the noise."""
     scale = 0.3
 
     def velocity(x, sigma):

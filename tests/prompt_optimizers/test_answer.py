@@ -67,7 +67,13 @@ def test_an_answer_that_was_broken_off_loses_its_last_piece_or_is_dropped() -> N
 
 
 def test_words_are_compared_without_their_endings() -> None:
-    for one, other in [("houses", "house"), ("smiling", "smiles"), ("ladies", "lady"), ("glasses", "glass"), ("running", "run")]:
+    for one, other in [
+        ("houses", "house"),
+        ("smiling", "smiles"),
+        ("ladies", "lady"),
+        ("glasses", "glass"),
+        ("running", "run"),
+    ]:
         assert content_words(one) == content_words(other), one
     assert content_words("a photo of the portrait") == set()
     assert judge("Any words will do here.", "a photo", max_words=45).reason == ""

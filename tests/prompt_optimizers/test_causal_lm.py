@@ -11,7 +11,28 @@ from realgen.core.errors import ModelError
 from realgen.prompt_optimizers.causal_lm import GumbelMax, Options, build, gumbel, keep_top_p
 
 FLOAT32 = Machine(device="cpu", dtype="float32")
-WORDS = "red fox snow light lens skin sea stone morning window grey soft old man boat wave field sun rain street".split()
+WORDS = [
+    "red",
+    "fox",
+    "snow",
+    "light",
+    "lens",
+    "skin",
+    "sea",
+    "stone",
+    "morning",
+    "window",
+    "grey",
+    "soft",
+    "old",
+    "man",
+    "boat",
+    "wave",
+    "field",
+    "sun",
+    "rain",
+    "street",
+]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
     "<|im_start|> assistant{% if enable_thinking %} think{% endif %}"
@@ -124,7 +145,7 @@ def test_a_lora_changes_the_answer_and_one_for_another_model_is_refused(folder: 
         build(options(folder, lora=save_lora("other-lora", other)), FLOAT32)
 
 
-def test_bad_models_are_named(folder: Path, tmp_path: Path) -> None:
+def test_bad_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
         build(options(tmp_path / "nowhere"), FLOAT32)
     with pytest.raises(ModelError, match="no chat template"):

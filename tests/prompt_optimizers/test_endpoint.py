@@ -128,7 +128,7 @@ def test_a_dead_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "base_url" in caught.value.hint
 
 
-@pytest.mark.parametrize("address", ["localhost:8000", "ftp://host/v1", "http://[bad/v1"])
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://host/v1", "http://host:port/v1", "http:///v1"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="base_url"):
         configure("prompt_optimizers", "endpoint", {"base_url": address, "model": "m"})

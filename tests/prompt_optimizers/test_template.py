@@ -13,7 +13,7 @@ def test_the_prompt_goes_into_the_phrase_as_it_stands() -> None:
 
 
 def test_a_phrase_without_a_place_for_the_prompt_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must contain {prompt}"):
+    with pytest.raises(ConfigError, match=r"must contain \{prompt\}"):
         configure("prompt_optimizers", "template", {"pattern": "a photograph"})
 
 

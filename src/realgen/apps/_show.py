@@ -31,7 +31,7 @@ def error(failure: RealGenError) -> None:
 class Bar:
     """Progress over the pictures of a run, with the step within the batch in work."""
 
-    def __init__(self, bar: Any, total: int) -> None:  # noqa: ANN401 - rich is imported late
+    def __init__(self, bar: Any, total: int) -> None:
         self._bar = bar
         self._task = bar.add_task("drawing", total=total, step="")
 

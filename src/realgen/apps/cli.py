@@ -14,7 +14,7 @@ from realgen.apps import _show as show
 from realgen.core import config
 from realgen.core.config import GenerateRecipe, TrainRecipe
 from realgen.core.errors import ConfigError, InputError, RealGenError
-from realgen.core.types import Progress, Request, Rewrite, Sample
+from realgen.core.types import Progress, Request, Rewrite
 
 app = typer.Typer(
     name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -56,7 +56,8 @@ def generate(
         bool, typer.Option("--record/--no-record", help="Write the prompt into the files; the AI mark always is.")
     ] = True,
     sign: Annotated[
-        tuple[Path, Path] | None, typer.Option(metavar="CHAIN KEY", help="Sign by C2PA: certificate chain and key, PEM.")
+        tuple[Path, Path] | None,
+        typer.Option(metavar="CHAIN KEY", help="Sign by C2PA: certificate chain and key, PEM."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +95,7 @@ def generate(
     show.finished(gallery, as_json=as_json)
 
 
-def _draw(recipe: GenerateRecipe, gallery: Any, *, optimizer: Any) -> None:  # noqa: ANN401 - imported late
+def _draw(recipe: GenerateRecipe, gallery: Any, *, optimizer: Any) -> None:
     """Draw what is pending; what is finished is kept whatever happens."""
     pending = gallery.pending
     show.note(f"realgen: {len(pending)} to draw with {recipe.generator.card or recipe.generator.name}, loading")
@@ -140,9 +141,7 @@ def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int) ->
     return requests.read_requests(file, seed=seed, count=num)
 
 
-def _load_generate(
-    name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]
-) -> GenerateRecipe:
+def _load_generate(name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]) -> GenerateRecipe:
     given = {key: value for key, value in flags.items() if value is not ...}
     for override in overrides:
         key = override.partition("=")[0]
@@ -168,7 +167,11 @@ def _recorded(source: Path, texts: Sequence[str]) -> tuple[GenerateRecipe, list[
     if not isinstance(recipe, GenerateRecipe):
         raise InputError(f"{source} records no generate recipe", hint="give an image that realgen generate made")
     text = record.text
-    return recipe, [Request(record.prompt, record.seed, size=record.size)], lambda prompts, seeds: [Rewrite(text)]
+    return (
+        recipe,
+        [Request(record.prompt, record.seed, size=record.size)],
+        lambda _, *, seeds: [Rewrite(text)] * len(seeds),
+    )
 
 
 @app.command()

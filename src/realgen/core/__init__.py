@@ -1,0 +1,1 @@
+"""The vocabulary: records, protocols, configuration, errors. No torch."""

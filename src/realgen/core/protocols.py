@@ -36,7 +36,9 @@ class Generator(Protocol):
         """Tokens of `text`, with those that mark its end."""
         ...
 
-    def __call__(self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None) -> Iterator[Image | Progress]:
+    def __call__(
+        self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None
+    ) -> Iterator[Image | Progress]:
         """One image a text, in order, with Progress between; image i depends on `texts[i]` and `seeds[i]` alone."""
         ...
 
@@ -72,8 +74,10 @@ class FlowBackbone(Protocol):
         """Noise levels (steps + 1,) from 1 down to 0, as the checkpoint's own scheduler sets them."""
         ...
 
-    def velocity(self, x: "Tensor", sigma: "Tensor", condition: Any, *, guidance: "float | Tensor", size: Size) -> "Tensor":
-        """Noise minus data at `x` (B, tokens, channels); guidance, one number or (B,), of the model's kind folded in."""
+    def velocity(
+        self, x: "Tensor", sigma: "Tensor", condition: Any, *, guidance: "float | Tensor", size: Size
+    ) -> "Tensor":
+        """Noise minus data at `x` (B, tokens, channels), with guidance (one number, or (B,)) folded in."""
         ...
 
     def latents(self, images: Sequence[Image]) -> "Tensor":

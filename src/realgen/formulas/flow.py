@@ -69,6 +69,6 @@ def trajectory(velocity: Velocity, x: Tensor, sigmas: Tensor, step: Step = ode_s
 
 
 def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x at `sigma` (B,) on the straight line from `data` to `noise` (B, ...)."""
+    """X at `sigma` (B,) on the straight line from `data` to `noise` (B, ...)."""
     level = sigma.view(-1, *[1] * (data.ndim - 1))
     return (1 - level) * data + level * noise

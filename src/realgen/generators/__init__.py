@@ -1,0 +1,1 @@
+"""Words to images: a file is a plug-in."""

@@ -59,4 +59,3 @@ class FlowGenerator:
             x = step.x
             yield Progress(step.index + 1, self.steps)
         yield from to_images(backbone.decode(x, size))
-

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from realgen.core.config import Machine
 from realgen.core.errors import ModelError, RealGenError
@@ -22,9 +24,12 @@ def load_pipeline(
     """The pipeline in evaluation mode, frozen, on the machine's device, with its offload, tiling and quantisation."""
     device = pick_device(machine)
     check_model(model)
-    options: dict[str, Any] = {"torch_dtype": pick_dtype(machine, device), "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": pick_dtype(machine, device), "use_safetensors": True}
     if machine.quantize != "none":
         options["quantization_config"] = _quantization(machine)
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it warns of texts cut for CLIP; lengths are ours to check
+    transformers_logging.disable_progress_bar()
     try:
         pipeline: PipelineType = cls.from_pretrained(model, **options)
     except _LOAD_ERRORS as error:

@@ -1,8 +1,7 @@
 """FLUX.1 (dev, schnell, finetunes, and the embedded model) as a flow backbone over diffusers' own classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from realgen.core.config import Machine, Spec
-from realgen.core.errors import ConfigError, InputError, ModelError
+from realgen.core.errors import ConfigError, InputError
 from realgen.core.protocols import Size
 from realgen.formulas.flow import shift_of
 from realgen.generators._flow import FlowGenerator

@@ -56,7 +56,7 @@ class PretrainedGenerator:
 
     max_text_tokens: int | None = None
 
-    def __init__(self, pipeline: Any, options: Options, *, batch: int) -> None:  # noqa: ANN401 - any pipeline
+    def __init__(self, pipeline: Any, options: Options, *, batch: int) -> None:
         self.pipeline, self.options, self.batch = pipeline, options, batch
         self._takes = set(signature(pipeline.__call__).parameters)
         if options.negative_prompt is not None and "negative_prompt" not in self._takes:
@@ -79,9 +79,11 @@ class PretrainedGenerator:
             yield from self._draw(list(texts[chunk]), seeds[chunk], width, height)
 
     def _draw(self, texts: list[str], seeds: Sequence[int], width: int, height: int) -> list[Image.Image]:
-        extra = {} if self.options.negative_prompt is None else {
-            "negative_prompt": [self.options.negative_prompt] * len(texts)
-        }
+        extra = (
+            {}
+            if self.options.negative_prompt is None
+            else {"negative_prompt": [self.options.negative_prompt] * len(texts)}
+        )
         try:
             images: list[Image.Image] = self.pipeline(
                 prompt=texts,

@@ -1,0 +1,1 @@
+"""Words to richer words: a file is a plug-in."""

@@ -13,7 +13,8 @@ _THOUGHT_BEFORE = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THOUGHT_AFTER = re.compile(r"<think(?:ing)?>.*$", re.DOTALL | re.IGNORECASE)
 _GREETING = re.compile(r"^(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great)\s*[!,.:]\s*", re.IGNORECASE)
 _PREAMBLE = re.compile(
-    r"^(?:here(?:['\u2019]s| is| are| it is| you go)|this is|below is|let me|i (?:have|would|can|will)|i['\u2019](?:ve|d|ll))\b"
+    r"^(?:here(?:['\u2019]s| is| are| it is| you go)|this is|below is|let me"
+    r"|i (?:have|would|can|will)|i['\u2019](?:ve|d|ll))\b"
     r"[^:\n]{0,120}:\s*",
     re.IGNORECASE,
 )
@@ -29,10 +30,87 @@ _SENTENCE_END = re.compile(r"[.!?。](?=[\"'\u201d\u2019)]?(?:\s|$))")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "«": "»", "`": "`"}
 _STOP_WORDS = frozenset(
-    """a about above an and are as at back be below beside between by close for front from has have her his i in inside
-    into is it its me my near of off on or our out outside over please she some that the their them there these they
-    this those through to two under up very was we were with without you your
-    create draw generate image make photo photograph photography picture portrait realistic shot show view""".split()
+    [
+        "a",
+        "about",
+        "above",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "back",
+        "be",
+        "below",
+        "beside",
+        "between",
+        "by",
+        "close",
+        "for",
+        "front",
+        "from",
+        "has",
+        "have",
+        "her",
+        "his",
+        "i",
+        "in",
+        "inside",
+        "into",
+        "is",
+        "it",
+        "its",
+        "me",
+        "my",
+        "near",
+        "of",
+        "off",
+        "on",
+        "or",
+        "our",
+        "out",
+        "outside",
+        "over",
+        "please",
+        "she",
+        "some",
+        "that",
+        "the",
+        "their",
+        "them",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "two",
+        "under",
+        "up",
+        "very",
+        "was",
+        "we",
+        "were",
+        "with",
+        "without",
+        "you",
+        "your",
+        "create",
+        "draw",
+        "generate",
+        "image",
+        "make",
+        "photo",
+        "photograph",
+        "photography",
+        "picture",
+        "portrait",
+        "realistic",
+        "shot",
+        "show",
+        "view",
+    ]
 )
 
 

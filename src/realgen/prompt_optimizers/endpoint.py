@@ -63,9 +63,11 @@ class Options(Spec):
         if not base_url.startswith(("http://", "https://")):
             raise ValueError("it must begin with http:// or https://, such as http://localhost:8000/v1")
         try:
-            httpx.URL(base_url)
+            host = httpx.URL(base_url).host
         except httpx.InvalidURL as error:
             raise ValueError(f"it is no address: {error}") from error
+        if not host:
+            raise ValueError("it names no host")
         return base_url.rstrip("/").removesuffix("/chat/completions")
 
 

@@ -19,7 +19,7 @@ __all__ = ["Facts", "describe", "text_corpus", "write_caption"]
 
 MAX_WORDS = 42
 """So that nearly every caption fits 64 tokens."""
-DETAILS = (0.22, 0.15, 0.12, 0.11, 0.1, 0.09, 0.08, 0.07, 0.06)
+DETAILS = (0.2, 0.13, 0.11, 0.1, 0.1, 0.09, 0.09, 0.09, 0.09)
 """Chance of none, one, two ... details beside the subject."""
 COMMON = ("photo", "balanced")
 """What holds for most pictures, and is therefore said more seldom."""
@@ -37,13 +37,16 @@ def write_caption(photograph: Photograph, facts: Facts, rng: np.random.Generator
     """One true caption, from the bare subject up to about 40 words; `mirrored` swaps left and right."""
     word = vocabulary().word(photograph.cls)
     head = _head(photograph, facts, word, rng, mirrored=mirrored)
+    count = int(rng.choice(len(DETAILS), p=DETAILS))
     details = [
         detail
         for detail in _details(photograph, facts, word, mirrored=mirrored)
-        if detail[0] not in COMMON or rng.random() < 0.3
+        if detail[0] not in COMMON or count > 4 or rng.random() < 0.3
     ]
     rng.shuffle(details)
-    count = int(rng.choice(len(DETAILS), p=DETAILS))
+    if count > 4 and len(photograph.captions) > 1:
+        longer = f"{head}. {_human(photograph, rng, mirrored=mirrored, plain=False)}"
+        head = longer if len(longer.split()) < MAX_WORDS else head
     writer = (_tagged, _told, _mixed)[int(rng.choice(3, p=(0.45, 0.25, 0.3)))]
     for chosen in range(min(count, len(details)), 0, -1):
         caption = writer(head, details[:chosen], word, rng)
@@ -69,27 +72,34 @@ def _head(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Gener
     return _pick(words.heads[kind], rng).format(x=subject)
 
 
-def _human(photograph: Photograph, rng: np.random.Generator, *, mirrored: bool) -> str:
+def _human(photograph: Photograph, rng: np.random.Generator, *, mirrored: bool, plain: bool = True) -> str:
     """What people wrote, or the plain noun that most of them used."""
     captions = [text for text in photograph.captions if not (mirrored and re.search(r"\b(left|right)\b", text))]
-    if rng.random() < 0.25 or not captions:
+    if not captions or (plain and rng.random() < 0.25):
         tokens = [set(re.findall(r"[a-z]+", text.lower())) for text in photograph.captions]
         common = [name for noun, name in _NOUNS.items() if 2 * sum(noun in found for found in tokens) > len(tokens)]
         subject = _pick(common, rng) if common else _pick(("a scene", "an everyday scene"), rng)
         return _pick(vocabulary().heads["any"], rng).format(x=subject)
-    text = " ".join(_pick(captions, rng).replace(" ' ", " ").split()).rstrip(" .")
+    text = _tidy(_pick(captions, rng))
     lowered = text[0].lower() + text[1:]
     return text if rng.random() < 0.5 else lowered
+
+
+def _tidy(text: str) -> str:
+    """Without stray quotes, with no space before apostrophes and commas, and no full stop."""
+    bare = re.sub(r"\s'\s|\"", " ", text).replace(" '", "'").replace(" ,", ",")
+    return " ".join(bare.split()).rstrip(" .")
 
 
 def _subject(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Generator) -> str:
     source = vocabulary().source(photograph.source)
     if photograph.category == "people":
         return _person(photograph, rng)
-    if photograph.source == "voc_vehicles" and re.search(r"cars|buses|trains|people", photograph.captions[0]):
-        return photograph.captions[0].removeprefix("a photo of ")
+    written = photograph.captions[0] if photograph.captions else ""
+    if photograph.source == "voc_vehicles" and re.search(r"cars|buses|trains|people", written):
+        return written.removeprefix("a photo of ")
     name = _pick(word.kinds if word.kinds and rng.random() < 0.25 else word.names, rng)
-    if facts.centre in source.subject and rng.random() < 0.6:
+    if facts.centre in (word.colours or source.subject) and rng.random() < 0.6:
         return _coloured(name, _colour(facts.centre, rng))
     return name
 
@@ -122,13 +132,38 @@ def _colour(name: str, rng: np.random.Generator) -> str:
 
 def _details(photograph: Photograph, facts: Facts, word: Word, *, mirrored: bool) -> list[Detail]:
     """Everything that may be said beside the subject."""
-    light = {"from left": "from right", "from right": "from left"}.get(facts.light, facts.light)
-    keys = [facts.brightness, facts.contrast, facts.tone, facts.saturation, facts.sharpness, facts.background]
-    keys += [light if mirrored else facts.light, "flag" if facts.flag else "", "photo", "own" if word.nouns else ""]
+    keys = [facts.brightness, facts.contrast, facts.tone, facts.saturation, facts.sharpness]
+    keys += [
+        _behind(photograph, facts),
+        _lit(photograph, facts, mirrored=mirrored),
+        "flag" if facts.flag else "",
+        "photo",
+        "own" if word.nouns else "",
+    ]
     keys += ["" if facts.brightness or facts.contrast else "balanced"]
     keys += _placed(photograph, facts, word) + _framed(photograph, facts)
     found = [(key, "", "") for key in keys if key]
     return found + _coloured_details(photograph, facts)
+
+
+def _behind(photograph: Photograph, facts: Facts) -> str:
+    """What lies behind the subject, only where there is one subject."""
+    source = vocabulary().source(photograph.source)
+    if facts.background == "plain":
+        return "plain" if source.background else ""
+    if facts.background == "shallow":
+        return "shallow" if source.heads != "official" and (source.background or source.place == "street") else ""
+    return facts.background
+
+
+def _lit(photograph: Photograph, facts: Facts, *, mirrored: bool) -> str:
+    """Left and right only of faces that fill the frame: elsewhere the thing itself may be dark on one side."""
+    if facts.light == "from above":
+        return facts.light
+    if vocabulary().source(photograph.source).heads != "face":
+        return ""
+    swapped = {"from left": "from right", "from right": "from left"}
+    return swapped.get(facts.light, "") if mirrored else facts.light
 
 
 def _placed(photograph: Photograph, facts: Facts, word: Word) -> list[str]:
@@ -141,15 +176,17 @@ def _placed(photograph: Photograph, facts: Facts, word: Word) -> list[str]:
             place,
             {"bright": "bright room", "high-key": "bright room", "dark": "dark room"}.get(facts.brightness, ""),
         ]
+    if place == "perhaps outdoor":
+        return [facts.sky if facts.sky == "blue sky" else ""]
     if place not in ("outdoor", "street"):
         return [place]
     keys = [place, "" if dark or facts.sky == "night" else "daylight"]
     if facts.sky == "night":
         return [place, "night"] if photograph.cls in ("street", "buildings") else [place]
-    keys += [facts.sky, "golden" if facts.tone == "warm" and not dark else ""]
+    keys += [facts.sky, "golden" if facts.tone == "warm" and not dark and photograph.category != "people" else ""]
     keys += ["sunny" if facts.sky == "blue sky" and not dark and facts.contrast != "soft light" else ""]
-    keys += ["soft daylight" if facts.contrast == "soft light" and not dark else ""]
-    grey_day = facts.sky == "pale sky" and facts.saturation in ("muted", "")
+    keys += ["soft daylight" if facts.contrast == "soft light" and not dark and facts.sky != "blue sky" else ""]
+    grey_day = facts.sky == "pale sky" and facts.saturation == "muted"
     return [*keys, "overcast" if grey_day and facts.contrast != "hard light" else ""]
 
 

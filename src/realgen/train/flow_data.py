@@ -4,7 +4,9 @@ A batch is a function of (seed, index) alone, so that a resumed run sees what an
 it is handed the function that turns images into latents.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from realgen.formulas.flow import interpolate, shift_of, shift_sigma
-from realgen.train.captions import Facts, describe, write_caption
+from realgen.train.captions import write_caption
+from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
 
 Encode = Callable[[Sequence[Image.Image]], Tensor]
@@ -42,13 +45,15 @@ class FlowData:
         size: int,
         category_weights: Mapping[str, float],
         seed: int,
+        cache: Path | None = None,
     ) -> None:
         self.photographs = photographs
         self.seed = seed
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
         weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._latents = _encode_all(photographs, encode, size)  # (2, N, tokens, channels), bfloat16
+        self._latents = _cached(cache, lambda: _encode_all(photographs, encode, size))
+        """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
         self._shift = shift_of(self._latents.shape[2])
 
     def batch(self, index: int, *, count: int, caption_dropout: float) -> Batch:
@@ -57,8 +62,10 @@ class FlowData:
         chosen = np.searchsorted(self._cumulative, rng.random(count), side="right").clip(max=len(self.photographs) - 1)
         mirrored = rng.integers(2, size=count)
         captions = [
-            "" if rng.random() < caption_dropout else write_caption(self.photographs[i], self.facts[i], rng)
-            for i in chosen
+            ""
+            if rng.random() < caption_dropout
+            else write_caption(self.photographs[i], self.facts[i], rng, mirrored=bool(side))
+            for i, side in zip(chosen, mirrored, strict=True)
         ]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         return self._noised(torch.from_numpy(mirrored), torch.from_numpy(chosen), captions, generator)
@@ -75,6 +82,19 @@ class FlowData:
         noise = torch.randn(data.shape, generator=generator)
         sigma = shift_sigma(torch.sigmoid(torch.randn(len(data), generator=generator)), self._shift)
         return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data)
+
+
+def _cached(file: Path | None, compute: Callable[[], Tensor]) -> Tensor:
+    """What `file` holds, or what `compute` returns, kept there for the next start of the run."""
+    if file is not None and file.is_file():
+        kept: Tensor = torch.load(file, weights_only=True)
+        return kept
+    computed = compute()
+    if file is not None:
+        staged = file.with_suffix(".staged")
+        torch.save(computed, staged)
+        os.replace(staged, file)
+    return computed
 
 
 def _encode_all(photographs: Sequence[Photograph], encode: Encode, size: int) -> Tensor:

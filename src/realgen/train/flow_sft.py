@@ -26,14 +26,14 @@ from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.run import Ema, warmup_cosine
 
-ADAM_NAMES = ("embed", "shared", "relative", "proj_out", "norm_out", "time_text", "lora")
-"""Tables, inputs and outputs, for which Muon's orthogonal updates make no sense."""
+ADAM_NAMES = ("*embed*", "*shared*", "*relative*", "proj_out.*", "*norm*", "*lora*")
+"""Tables, inputs, outputs and modulations, for which Muon's orthogonal updates make no sense or cost too much."""
 
 
 class FlowSftTrainer:
     """Trains the backbone's module, and its text encoders where they are given a learning rate."""
 
-    def __init__(  # noqa: PLR0913 - a trainer's knobs, all by name
+    def __init__(
         self,
         backbone: FlowBackbone,
         texts: nn.ModuleList,
@@ -58,7 +58,7 @@ class FlowSftTrainer:
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.distil_guidance = teacher, distil_guidance
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
-        texts.requires_grad_(text_learning_rate > 0)
+        texts.requires_grad_(text_learning_rate > 0).eval()
         self.optimizers = {"flow": self._optimizer(backbone.module)}
         if text_learning_rate > 0:
             self.optimizers["texts"] = self._optimizer(texts)
@@ -70,7 +70,7 @@ class FlowSftTrainer:
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on batch `index`."""
         batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
-        self.module.train()
+        self.module["flow"].train()  # the text encoders stay in evaluation: their dropout would draw from global chance
         loss = self._loss(batch, index).mean()
         loss.backward()
         norms = {name: float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
@@ -97,6 +97,7 @@ class FlowSftTrainer:
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
         return F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
 
+    @torch.compiler.set_stance("force_eager")  # other shapes than a step's are not worth compiling
     def evaluate(self) -> Mapping[str, float]:
         """The average's flow-matching loss on held-out photographs with fixed captions, noise and levels."""
         self.ema.swap(self.module)
@@ -106,6 +107,7 @@ class FlowSftTrainer:
         self.ema.swap(self.module)
         return {"held_out_loss": float(loss)}
 
+    @torch.compiler.set_stance("force_eager")
     @torch.no_grad()
     def preview(self) -> list[Image.Image]:
         """The average's pictures of the preview prompts with guidance 3 and seed 0."""
@@ -148,9 +150,7 @@ class FlowSftTrainer:
         self.ema.load_state_dict(state["ema"])
 
 
-def guided_velocity(
-    backbone: FlowBackbone, texts: Sequence[str], *, scale: float | Tensor, size: Size
-) -> Velocity:
+def guided_velocity(backbone: FlowBackbone, texts: Sequence[str], *, scale: float | Tensor, size: Size) -> Velocity:
     """Classifier-free guidance, v(empty) + scale (v(text) - v(empty)): Ho & Salimans 2022, arXiv 2207.12598."""
     condition = backbone.encode([*texts, *[""] * len(texts)])
     weight = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale

@@ -16,7 +16,7 @@ _CONSTANT = 8.0  # K above, in units of a feature's deviation
 
 
 def start_linear(model: AutoencoderKL, images: Tensor) -> None:
-    """Set `model`'s weights so that it encodes and decodes by principal components of `images` (N, 3, H, W) in [-1, 1]."""
+    """Make `model` encode and decode by principal components of `images` (N, 3, H, W) in [-1, 1]."""
     with torch.no_grad():
         for module in model.modules():
             if hasattr(module, "conv2") and hasattr(module, "conv1"):

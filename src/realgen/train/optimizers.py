@@ -6,6 +6,7 @@ square both share a learning rate. It takes matrices only, so a convolution's ke
 """
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 
 class MuonAdamW:
-    """Muon for parameters of two dimensions or more, AdamW for vectors and for those that `adam_names` name."""
+    """Muon for parameters of two dimensions or more, AdamW for vectors and for names like one of `adam_names`."""
 
     def __init__(
         self,
@@ -24,7 +25,7 @@ class MuonAdamW:
         adam_names: tuple[str, ...] = (),
     ) -> None:
         chosen = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
-        is_matrix = [p.ndim >= 2 and not any(word in name for word in adam_names) for name, p in chosen]
+        is_matrix = [p.ndim >= 2 and not any(fnmatchcase(name, like) for like in adam_names) for name, p in chosen]
         self.parameters = [parameter for _, parameter in chosen]
         self._matrices = [p for (_, p), matrix in zip(chosen, is_matrix, strict=True) if matrix]
         self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self._matrices]

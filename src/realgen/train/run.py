@@ -144,7 +144,7 @@ class Run:
         os.replace(staged, file)
 
 
-def drive(  # noqa: PLR0913 - the knobs of a run, all by name
+def drive(
     run: Run,
     trainer: Trainer,
     *,

@@ -4,6 +4,7 @@ Both encoders of a FLUX.1 folder learn to predict a sentence encoder's embedding
 which no caption holds lies near its relatives. The heads that compare are thrown away.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,15 @@ class SentenceTeacher:
 
     def words(self) -> list[str]:
         """The whole lower-case words of its vocabulary."""
-        return sorted(word for word in self.tokenizer.get_vocab() if word.isalpha() and word.islower() and len(word) > 2)
+        return sorted(
+            word for word in self.tokenizer.get_vocab() if word.isalpha() and word.islower() and len(word) > 2
+        )
 
 
 class TextDistiller:
     """Trains `pipeline`'s two text encoders towards the teacher's embeddings."""
 
-    def __init__(  # noqa: PLR0913 - a trainer's knobs, all by name
+    def __init__(
         self,
         pipeline: FluxPipeline,
         teacher: SentenceTeacher,
@@ -73,7 +76,7 @@ class TextDistiller:
             self.module.named_parameters(),
             lr=learning_rate,
             weight_decay=0.0,
-            adam_names=("embed", "shared", "head", "relative"),
+            adam_names=("*embed*", "*shared*", "*head*", "*relative*"),
         )
 
     def step(self, index: int) -> Mapping[str, float]:
@@ -124,7 +127,8 @@ class TextDistiller:
 
 
 def with_words(texts: Sequence[str], words: Sequence[str], *, seed: int) -> list[str]:
-    """`texts`, and each word in a few plain phrasings and between other words, shuffled."""
+    """`texts` sentence by sentence, and each word in a few plain phrasings and between other words, shuffled."""
+    sentences = [part for text in texts for part in (re.split(r"(?<=[.!?]) +", text) if len(text) > 300 else [text])]
     rng = np.random.default_rng(seed)
     frames = ("{}", "a {}", "a photo of a {}", "{} and {}", "a {} with a {}", "the {} of a {}", "a {} {}")
     phrased = [
@@ -132,7 +136,7 @@ def with_words(texts: Sequence[str], words: Sequence[str], *, seed: int) -> list
         for word in words
         for _ in range(4)
     ]
-    joined = [*texts, *phrased]
+    joined = [*sentences, *phrased]
     return [joined[int(index)] for index in rng.permutation(len(joined))]
 
 

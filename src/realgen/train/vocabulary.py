@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -35,6 +36,8 @@ class Word:
     sentences: tuple[str, ...] = ()
     place: str = ""
     heads: str = ""
+    colours: tuple[str, ...] = ()
+    """Colours that the middle of the picture may lend to the subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def vocabulary() -> Vocabulary:
     )
 
 
-def _frozen(entry: Mapping[str, object]) -> dict[str, object]:
+def _frozen(entry: Mapping[str, object]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
@@ -96,13 +99,13 @@ def _tuples(lists: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
     return {key: tuple(values) for key, values in lists.items()}
 
 
-def _classes(raw: Mapping[str, dict[str, dict[str, object]]]) -> dict[str, Word]:
+def _classes(raw: Mapping[str, Any]) -> dict[str, Word]:
     """Classes of their own, then those that share the wider words of a group, then those that only have a name."""
     names: Mapping[str, object] = raw["names"]
     words: dict[str, Word] = {}
     for group in raw["groups"]:
-        kinds = tuple(group["kinds"])  # type: ignore[index]
-        for member in group["members"]:  # type: ignore[index]
+        kinds = tuple(group["kinds"])
+        for member in group["members"]:
             words[member] = Word(names=(str(names.get(member) or with_article(member)),), kinds=kinds)
     for cls, name in names.items():
         words.setdefault(cls, Word(names=(str(name),)))

@@ -1,0 +1,156 @@
+"""Flow matching of a random FLUX.1: the loss falls, a resume is exact, guidance is what the formula says."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import nn
+
+from conftest import FLOAT32
+from realgen.formulas.flow import interpolate
+from realgen.generators._loading import load_pipeline
+from realgen.generators.flux import FluxBackbone
+from realgen.train.flow_data import FlowData
+from realgen.train.flow_sft import FlowSftTrainer, guided_velocity
+from realgen.train.photographs import Photograph
+
+SIZE = (32, 32)
+
+
+def photographs(count=6):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, size=(count, 3))
+    pixels = [np.broadcast_to(colour, (32, 32, 3)).astype(np.uint8).copy() for colour in colours]
+    return [Photograph(f"{i}.png", one, "plants", "rose", ("a rose",), "flowers") for i, one in enumerate(pixels)]
+
+
+def backbone_of(folder, *, trains=True):
+    pipeline = load_pipeline(FluxPipeline, str(folder), FLOAT32)
+    pipeline.transformer.requires_grad_(trains)
+    return FluxBackbone(pipeline, max_text_tokens=32)
+
+
+@pytest.fixture
+def data(random_flux):
+    return FlowData(photographs(), backbone_of(random_flux).latents, size=32, category_weights={}, seed=3)
+
+
+def trainer_of(folder, data, **options):
+    backbone = backbone_of(folder)
+    pipeline = backbone.pipeline
+    knobs = {
+        "steps": 40,
+        "batch": 4,
+        "learning_rate": 3e-3,
+        "text_learning_rate": 1e-3,
+        "caption_dropout": 0.2,
+        "ema_decay": 0.5,
+        "size": SIZE,
+        "preview_prompts": ("a", "b"),
+        **options,
+    }
+    texts = nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
+    return FlowSftTrainer(backbone, texts, data, data, pipeline.save_pretrained, **knobs)
+
+
+def test_a_batch_depends_on_seed_and_index_alone(data):
+    one, same = (data.batch(5, count=4, caption_dropout=0.5) for _ in range(2))
+    assert one.captions == same.captions
+    assert torch.equal(one.x, same.x)
+    assert not torch.equal(one.x, data.batch(6, count=4, caption_dropout=0.5).x)
+
+
+def test_a_batch_lies_on_the_line_from_latents_to_noise(data):
+    batch = data.batch(0, count=6, caption_dropout=0)
+    clean = batch.x - batch.sigma.view(-1, 1, 1) * batch.target
+    noise = clean + batch.target
+    torch.testing.assert_close(interpolate(clean, noise, batch.sigma), batch.x)
+    assert ((batch.sigma > 0) & (batch.sigma < 1)).all()
+    assert noise.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_categories_are_drawn_by_their_weight(random_flux):
+    mixed = photographs(2)
+    mixed[1] = Photograph("1.png", mixed[1].pixels, "people", "man", (), "pixabay")
+    data = FlowData(mixed, backbone_of(random_flux).latents, size=32, category_weights={"people": 0.0}, seed=0)
+    batch = data.batch(0, count=32, caption_dropout=0)
+    clean = batch.x - batch.sigma.view(-1, 1, 1) * batch.target
+    distances = torch.cdist(clean.flatten(1), data._latents[:, 0].float().flatten(1)).min(1).values
+    assert (distances < 1e-3).all()
+
+
+def test_captions_are_dropped_at_the_asked_rate(data):
+    captions = data.batch(0, count=400, caption_dropout=0.25).captions
+    assert captions.count("") / 400 == pytest.approx(0.25, abs=0.08)
+
+
+def test_the_loss_falls_and_everything_asked_for_moves(random_flux, data):
+    trainer = trainer_of(random_flux, data)
+    before = {name: value.clone() for name, value in trainer.module.named_parameters()}
+    first = trainer.evaluate()["held_out_loss"] if len(data.photographs) >= 256 else None
+    losses = [trainer.step(index)["loss"] for index in range(40)]
+    assert first is None
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    moved = {name for name, value in trainer.module.named_parameters() if not torch.equal(value, before[name])}
+    assert any(name.startswith("flow.single_transformer_blocks") for name in moved)
+    assert any(name.startswith("texts.1") for name in moved)
+
+
+def test_frozen_texts_stay(random_flux, data):
+    trainer = trainer_of(random_flux, data, text_learning_rate=0.0)
+    before = [value.clone() for value in trainer.module["texts"].parameters()]
+    trainer.step(0)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.module["texts"].parameters(), strict=True))
+
+
+def test_a_resume_is_exact(random_flux, data, tmp_path):
+    whole = trainer_of(random_flux, data)
+    for index in range(6):
+        last = whole.step(index)
+    cut = trainer_of(random_flux, data)
+    for index in range(3):
+        cut.step(index)
+    torch.save(cut.state_dict(), tmp_path / "state.pt")
+    resumed = trainer_of(random_flux, data)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for index in range(3, 6):
+        again = resumed.step(index)
+    assert again == last
+    for (name, one), (_, other) in zip(whole.module.named_parameters(), resumed.module.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert all(torch.equal(value, resumed.ema.shadow[name]) for name, value in whole.ema.shadow.items())
+
+
+def test_previews_and_exports_are_the_average(random_flux, data, tmp_path):
+    trainer = trainer_of(random_flux, data)
+    trainer.step(0)
+    live = {name: value.clone() for name, value in trainer.module.named_parameters()}
+    assert [image.size for image in trainer.preview()] == [SIZE, SIZE]
+    trainer.export(tmp_path / "model")
+    exported = FluxPipeline.from_pretrained(tmp_path / "model").transformer
+    assert torch.equal(exported.proj_out.weight, trainer.ema.shadow["flow.proj_out.weight"])
+    assert all(torch.equal(value, live[name]) for name, value in trainer.module.named_parameters())
+
+
+@torch.no_grad()
+def test_guidance_is_the_formula(random_flux):
+    backbone = backbone_of(random_flux)
+    x, sigma = torch.randn(2, 4, 16), torch.tensor([0.3, 0.8])
+
+    def plain(texts):
+        return backbone.velocity(x, sigma, backbone.encode(texts), guidance=1.0, size=SIZE)
+
+    with_text, without = plain(["a", "b"]), plain(["", ""])
+    scale = torch.tensor([2.0, 5.0])
+    guided = guided_velocity(backbone, ["a", "b"], scale=scale, size=SIZE)(x, sigma)
+    expected = without + scale.view(-1, 1, 1) * (with_text - without)
+    torch.testing.assert_close(guided, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_distilling_moves_towards_the_guided_teacher(random_flux, data):
+    teacher = backbone_of(random_flux, trains=False)
+    trainer = trainer_of(random_flux, data, teacher=teacher, text_learning_rate=0.0, caption_dropout=0.0)
+    frozen = [value.clone() for value in teacher.module.parameters()]
+    losses = [trainer.step(index)["loss"] for index in range(40)]
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.module.parameters(), strict=True))
