@@ -126,5 +126,5 @@ def memory_gb() -> float:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory / 1e9
+        return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -8,7 +8,7 @@ Everything is float32 or wider, whatever the model computes in. Knows no model, 
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), sigma (B,)) -> v (B, ...)."""
 
 
-class FlowStep(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FlowStep:
     """One step of a trajectory, from `sigmas[index]` to `sigmas[index + 1]`."""
 
     index: int

@@ -71,9 +71,8 @@ def check_model(model: str) -> None:
 
 
 def _quantization(machine: Machine) -> PipelineQuantizationConfig:
-    if machine.quantize == "int8":
-        backend, options = "bitsandbytes_8bit", {"load_in_8bit": True}
-    else:
+    backend, options = "bitsandbytes_8bit", dict[str, Any](load_in_8bit=True)
+    if machine.quantize == "nf4":
         dtype = pick_dtype(machine, pick_device(machine))
         backend = "bitsandbytes_4bit"
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
