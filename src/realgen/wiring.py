@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from realgen.core import config, plugins
 from realgen.core.config import (
     AutoencoderRecipe,
+    ClassifierRecipe,
     FlowSftRecipe,
     GenerateRecipe,
     Machine,
@@ -121,6 +122,8 @@ def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
         return _autoencoder_trainer(recipe)
     if isinstance(recipe, TextDistillationRecipe):
         return _text_trainer(recipe, folder)
+    if isinstance(recipe, ClassifierRecipe):
+        return _classifier_trainer(recipe)
     assert isinstance(recipe, FlowSftRecipe)
     return _flow_trainer(recipe, folder)
 
@@ -152,6 +155,24 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe) -> "Trainer":
         crop=recipe.crop,
         learning_rate=recipe.learning_rate,
         kl_weight=recipe.kl_weight,
+        ema_decay=recipe.ema_decay,
+        seed=recipe.seed,
+    )
+
+
+def _classifier_trainer(recipe: ClassifierRecipe) -> "Trainer":
+    import torch
+
+    from realgen.train.classifier import ClassifierTrainer, build_classifier
+
+    torch.manual_seed(recipe.seed)
+    return ClassifierTrainer(
+        build_classifier(recipe.categories),
+        _photographs(recipe, "train"),
+        _photographs(recipe, "test"),
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
     )
@@ -267,7 +288,7 @@ def _saver(pipeline: "FluxPipeline", recipe: FlowSftRecipe) -> "Callable[[Path],
 
     def save(folder: Path) -> None:
         if recipe.lora_rank == 0:
-            save_pipeline(pipeline, folder, dtype=torch.float32)
+            save_pipeline(pipeline, folder, dtype=getattr(torch, recipe.export_dtype))
             return
         from peft.utils import get_peft_model_state_dict
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from realgen.core.errors import ConfigError
 from realgen.train.autoencoder import build_autoencoder
 from realgen.train.linear_start import start_linear
 
@@ -60,7 +61,7 @@ def test_the_posterior_starts_narrow(model, images):
 @torch.no_grad()
 def test_decoding_starts_far_better_than_chance(model, images):
     decoded = model.decode(encoded(model, images).mean).sample
-    assert (decoded - images).square().mean() < 0.15 * images.var()
+    assert (decoded - images).square().mean() < 0.2 * images.var()
 
 
 @torch.no_grad()
@@ -68,6 +69,14 @@ def test_both_halves_are_nearly_linear_at_the_start(model, images):
     half = encoded(model, images * 0.5).mean - encoded(model, images * 0).mean
     whole = encoded(model, images).mean - encoded(model, images * 0).mean
     assert (2 * half - whole).square().mean() < 0.01 * whole.square().mean()
+
+
+@pytest.mark.parametrize(("widths", "groups"), [((16, 16, 32), 4), ((16, 32, 32), 8), ((32,), 4)])
+def test_shapes_that_cannot_start_linear_say_what_would(images, widths, groups):
+    model = build_autoencoder(widths=widths, latent_channels=4, groups=groups, size=32)
+    with pytest.raises(ConfigError) as caught:
+        start_linear(model, images)
+    assert caught.value.hint
 
 
 def test_residual_branches_are_silent_but_can_learn(model, images):

@@ -19,7 +19,7 @@ from realgen.core.types import Progress, Request, Rewrite
 app = typer.Typer(
     name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=\S*")
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=.*", re.DOTALL)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="KEY=VALUE pairs that override the recipe.")]
 Words = Annotated[

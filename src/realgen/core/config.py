@@ -176,11 +176,23 @@ class FlowSftRecipe(TrainRecipe):
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains all weights."""
 
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
+
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn at every evaluation."""
 
 
-Recipe = GenerateRecipe | AutoencoderRecipe | TextDistillationRecipe | FlowSftRecipe
+class ClassifierRecipe(TrainRecipe):
+    """Training of a classifier of photographs by category, the yardstick for a generator."""
+
+    kind: Literal["classifier"]
+
+    categories: tuple[str, ...] = Field(min_length=2)
+    """The categories that it tells apart; photographs of others are left out."""
+
+
+Recipe = GenerateRecipe | AutoencoderRecipe | TextDistillationRecipe | FlowSftRecipe | ClassifierRecipe
 _KINDS = {str(kind.model_fields["kind"].annotation).split("'")[1]: kind for kind in get_args(Recipe)}
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 

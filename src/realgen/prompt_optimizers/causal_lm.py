@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from realgen.core.config import Machine, Spec
-from realgen.core.errors import ModelError
+from realgen.core.errors import ConfigError, ModelError
 from realgen.core.protocols import PromptOptimizer
 from realgen.core.types import Rewrite
 from realgen.hub.device import pick_device, pick_dtype
@@ -26,7 +26,7 @@ from realgen.prompt_optimizers._question import messages, shipped_instruction
 class Options(Spec):
     """The model and how it samples."""
 
-    model: str
+    model: str | None = None
     """Folder of the model, or its id on the Hugging Face hub; a card fills it in."""
 
     lora: str | None = None
@@ -149,10 +149,15 @@ class CausalLM:
 
 def build(options: Options, machine: Machine) -> PromptOptimizer:
     """The model, loaded; ModelError where its files are damaged, missing or no instruct model."""
+    if options.model is None:
+        raise ConfigError("causal_lm: no model", hint="give prompt_optimizer.card=NAME or .options.model=PATH")
     if Path(options.model).expanduser().is_dir() or not _is_hub_id(options.model):
         check_folder(Path(options.model).expanduser())
     device = pick_device(machine)
-    tokenizer, model = _load(options.model, pick_dtype(machine, device))
+    dtype = pick_dtype(machine, device)
+    if machine.dtype == "auto" and device.type == "cpu":
+        dtype = torch.float32  # in bfloat16 a prompt's text changes with the prompts beside it
+    tokenizer, model = _load(options.model, dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{options.model} has no chat template", hint="choose an instruct model")
     if options.lora is not None:

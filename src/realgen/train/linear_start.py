@@ -12,11 +12,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realgen.core.errors import ConfigError
+
 _CONSTANT = 8.0  # K above, in units of a feature's deviation
 
 
 def start_linear(model: AutoencoderKL, images: Tensor) -> None:
     """Make `model` encode and decode by principal components of `images` (N, 3, H, W) in [-1, 1]."""
+    widths = model.config["block_out_channels"]
+    if len(widths) < 2 or widths[-1] != widths[-2]:
+        raise ConfigError(f"widths {list(widths)} cannot start linear", hint="the last two must be equal")
     with torch.no_grad():
         for module in model.modules():
             if hasattr(module, "conv2") and hasattr(module, "conv1"):
@@ -106,12 +111,17 @@ def _put_regression(conv: nn.Conv2d, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _slots(norm: nn.GroupNorm, count: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Channels of +x, -x, +K and -K for `count` features, spread over the groups."""
+    """Channels of +x, -x, +K and -K for `count` features, spread over the groups; ConfigError where they are small."""
     size = norm.num_channels // norm.num_groups
     per_group = -(-count // norm.num_groups)
     used = -(-count // per_group)
     plus = [group * size + member for group in range(used) for member in range(per_group)][:count]
     minus = [channel + per_group for channel in plus]
+    if 2 * per_group + 2 > size:
+        raise ConfigError(
+            f"groups of {size} channels cannot start linear with {count} features in {norm.num_groups} groups",
+            hint=f"widths of at least {(2 * per_group + 2) * norm.num_groups} there, or another number of groups",
+        )
     high = [group * size + 2 * per_group for group in range(used)]
     return plus, minus, high, [channel + 1 for channel in high]
 

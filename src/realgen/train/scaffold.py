@@ -4,6 +4,8 @@ The folder has FLUX.1-dev's own layout (safetensors, `text_model.*` keys in CLIP
 opens FLUX.1 opens it.
 """
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def build_pipeline(autoencoder: AutoencoderKL, tokenizers: Path, *, seed: int) -
             num_layers=1,
             num_single_layers=6,
             attention_head_dim=64,
-            num_attention_heads=5,
+            num_attention_heads=4,
             joint_attention_dim=256,
             pooled_projection_dim=128,
             guidance_embeds=True,
@@ -86,17 +88,26 @@ def measure_latents(autoencoder: AutoencoderKL, photographs: Sequence[Photograph
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write a FLUX.1 folder in `dtype`, with CLIP's keys as FLUX.1-dev names them."""
+    """Write a FLUX.1 folder in `dtype`, with CLIP's keys and the tokenizers' files as FLUX.1-dev has them."""
     held = pipeline.dtype
     pipeline.to(dtype=dtype)
     pipeline.save_pretrained(folder)
     pipeline.to(dtype=held)
-    file = folder / "text_encoder" / "model.safetensors"
+    for name, tokenizer in (("tokenizer", pipeline.tokenizer), ("tokenizer_2", pipeline.tokenizer_2)):
+        for file in ("vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model"):
+            if (source := Path(tokenizer.name_or_path) / file).is_file():
+                shutil.copyfile(source, folder / name / file)
+    for name in ("text_encoder", "text_encoder_2"):
+        config = folder / name / "config.json"
+        fields = json.loads(config.read_text(encoding="utf-8"))
+        fields["dtype"] = "float32"  # what a call without a dtype opens the other parts in
+        config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    keys = folder / "text_encoder" / "model.safetensors"
     weights = {
         name if name.startswith("text_model.") else f"text_model.{name}": value
-        for name, value in load_file(file).items()
+        for name, value in load_file(keys).items()
     }
-    save_file(weights, file, metadata={"format": "pt"})
+    save_file(weights, keys, metadata={"format": "pt"})
 
 
 def _start_quiet(transformer: FluxTransformer2DModel) -> None:

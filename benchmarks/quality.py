@@ -1,0 +1,110 @@
+"""What the embedded generator is worth: does it draw what was asked for, how varied, how far from photographs.
+
+    python benchmarks/quality.py CLASSIFIER DATA [--images 100] [--out FILE] [KEY=VALUE ...]
+
+CLASSIFIER is the folder that `realgen train categories` wrote, frozen before the first evaluation. Prompts are those
+of benchmarks/prompts, seeds 0 to images - 1, default steps, no rewriting, nothing selected.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+from transformers import ResNetForImageClassification
+
+import realgen
+from realgen.core.protocols import Generator
+from realgen.core.types import Progress
+from realgen.formulas import stats
+from realgen.train.classifier import prepare
+from realgen.train.photographs import Photograph, read_photographs
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+class Yardstick:
+    """The frozen classifier: images to predicted categories and pooled features."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = ResNetForImageClassification.from_pretrained(folder).eval()
+        self.categories: list[str] = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Image.Image]) -> tuple[list[str], Tensor]:
+        """Category of each image, and features (N, 256)."""
+        features = [self.model.resnet(chunk).pooler_output.flatten(1) for chunk in prepare(images).split(128)]
+        joined = torch.cat(features)
+        return [self.categories[i] for i in self.model.classifier(joined).argmax(1).tolist()], joined
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("classifier", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    yardstick = Yardstick(given.classifier)
+    test, train = (read_photographs(given.data, split=split) for split in ("test", "train"))
+    report = {"photographs": of_photographs(yardstick, test, train)}
+    generator = realgen.build_generator(realgen.load("tiny", overrides=given.overrides))
+    for name in ("plain", "long", "unheld"):
+        report[name] = of_prompts(yardstick, generator, name, given.images, test)
+        print(name, json.dumps(report[name]), flush=True)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n", encoding="utf-8")
+
+
+def of_photographs(yardstick: Yardstick, test: Sequence[Photograph], train: Sequence[Photograph]) -> dict[str, object]:
+    """The classifier's own accuracy on test photographs, and their distance to training photographs: the floor."""
+    known = [photograph for photograph in test if photograph.category in yardstick.categories]
+    found, features = yardstick([Image.fromarray(photograph.pixels) for photograph in known])
+    right = sum(one == photograph.category for one, photograph in zip(found, known, strict=True))
+    sample = [photograph for photograph in train if photograph.category in yardstick.categories][: len(known)]
+    _, others = yardstick([Image.fromarray(photograph.pixels) for photograph in sample])
+    return {"accuracy": stats.proportion(right, len(known)), "distance": stats.kernel_distance(others, features)}
+
+
+def of_prompts(
+    yardstick: Yardstick, generator: Generator, name: str, count: int, test: Sequence[Photograph]
+) -> dict[str, object]:
+    """Share of pictures that show their category, variety over the photographs', distance to test photographs."""
+    prompts: dict[str, list[str]] = yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
+    right, variety, pooled, real = {}, {}, [], []
+    for category in yardstick.categories:
+        texts = [prompts[category][i % len(prompts[category])] for i in range(count)]
+        found, features = yardstick(list(pictures(generator, texts, list(range(count)))))
+        right[category] = sum(one == category for one in found)
+        pooled.append(features)
+        photographs = [Image.fromarray(photograph.pixels) for photograph in test if photograph.category == category]
+        real.append(yardstick(photographs)[1])
+        _, eight = yardstick(list(pictures(generator, [prompts[category][0]] * 8, list(range(8)))))
+        groups = real[-1][: len(real[-1]) // 8 * 8].split(8)
+        photographic = sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
+        variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
+    return {
+        "right": stats.proportion(sum(right.values()), count * len(right)),
+        "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
+        "variety": {"mean": round(sum(variety.values()) / len(variety), 3), **variety},
+        "distance": stats.kernel_distance(torch.cat(pooled), torch.cat(real)),
+    }
+
+
+def pictures(generator: Generator, texts: list[str], seeds: list[int]) -> Iterator[Image.Image]:
+    """The generator's pictures alone."""
+    drawn = (item for item in generator(texts, seeds=seeds) if not isinstance(item, Progress))
+    return islice(drawn, len(texts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Figures with their intervals, and the distance between two sets of features. Pure."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: int, total: int) -> Interval:
+    """Share of successes with Wilson's score interval (Wilson 1927), which stays in [0, 1] at the ends."""
+    if not 0 <= successes <= total or total < 1:
+        raise ValueError(f"{successes} of {total} is no share")
+    z = 1.959963984540054
+    share = successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap(values: Tensor, *, generator: torch.Generator, rounds: int = 2000) -> Interval:
+    """Mean of `values` (N,) with the percentile interval of resampled means (Efron 1979)."""
+    chosen = torch.randint(len(values), (rounds, len(values)), generator=generator)
+    means = values[chosen].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Interval(float(values.mean()), low, high)
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy of features (N, D) and (M, D), kernel (a.b / D + 1)^3.
+
+    Around 0 for samples of one distribution, so it may be negative. Sources: Gretton et al. 2012, eq. 3; Binkowski et
+    al. 2018, arXiv 1801.01401.
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError("a kernel distance needs two features or more on both sides")
+    x, y = x.double(), y.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        values = kernel(a, a)
+        return (values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+
+
+def mean_pairwise_distance(features: Tensor) -> float:
+    """Mean Euclidean distance of all pairs of different rows (N, D)."""
+    return float(torch.pdist(features.double()).mean())
