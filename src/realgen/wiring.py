@@ -105,10 +105,16 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
     from realgen.train.run import Run, drive
 
     use_threads(recipe.machine)
-    run = Run.open(folder) if resume else Run.create(folder, recipe.model_dump(mode="json"))
+    if resume:
+        run = Run.open(folder)
+        trainer = build_trainer(recipe, folder)
+    else:
+        Run.check_free(folder)
+        trainer = build_trainer(recipe, folder)
+        run = Run.create(folder, recipe.model_dump(mode="json"))
     yield from drive(
         run,
-        build_trainer(recipe, folder),
+        trainer,
         steps=recipe.steps,
         evaluate_every=recipe.evaluate_every,
         save_minutes=recipe.save_minutes,

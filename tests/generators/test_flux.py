@@ -217,3 +217,24 @@ def test_a_lora_changes_the_picture_and_a_foreign_one_is_refused(random_flux, tm
     )
     with pytest.raises(ModelError, match="does not fit"):
         build(random_flux, lora=str(tmp_path / "foreign"))
+
+
+def test_a_sharded_checkpoint_with_flux1_devs_keys_is_the_same_model(random_flux, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(random_flux, tmp_path)
+    pipeline = FluxPipeline.from_pretrained(random_flux, dtype=torch.float32)
+    shutil.rmtree(folder / "transformer")
+    pipeline.transformer.save_pretrained(folder / "transformer", max_shard_size="20KB")
+    assert len(list((folder / "transformer").glob("*.safetensors"))) > 1
+    file = folder / "text_encoder/model.safetensors"
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    plain = {"seeds": [0], "steps": 2, "size": (32, 32), "guidance": 3.5}
+    whole = final_latents(build(random_flux).backbone, ["a cat"], **plain)
+    sharded = final_latents(build(folder).backbone, ["a cat"], **plain)
+    assert (whole - sharded).abs().max() < 1e-4
+    shard = sorted((folder / "transformer").glob("*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(ModelError, match=shard.name):
+        build(folder)

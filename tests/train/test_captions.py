@@ -1,9 +1,12 @@
 """Captions say what is true of a picture: checked on pictures built for it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from realgen.core.errors import DataError
 from realgen.train.captions import Facts, describe, text_corpus, write_caption
@@ -158,3 +161,98 @@ def test_a_missing_prompt_file_is_one_clear_error(tmp_path):
 def test_facts_are_plain_records():
     facts = describe(photograph(flat(9, 9, 9)))
     assert isinstance(replace(facts, brightness=""), Facts)
+
+
+# ---- nothing that is not so -----------------------------------------------------------------------------
+
+COLOUR_WORDS = {text: name for name, texts in vocabulary().colours.items() for text in texts if text != "dark"}
+BLOCKS = [(200, 20, 20), (30, 150, 40), (30, 60, 210), (240, 220, 30), (130, 20, 220), (240, 60, 170), (20, 190, 190)]
+
+
+def blocks(first, second, share):
+    pixels = flat(*BLOCKS[first])
+    pixels[:, : int(128 * share)] = BLOCKS[second]
+    return pixels
+
+
+def claimed(text):
+    """Every colour that a caption names, by its plain name."""
+    bare = text.lower().replace("almost white in places", "")  # speaks of the light
+    return {name for word, name in COLOUR_WORDS.items() if re.search(rf"\b{word}\b", bare)}
+
+
+@settings(max_examples=8, deadline=None)
+@given(first=st.integers(0, 6), second=st.integers(0, 6), share=st.sampled_from([0.0, 0.3, 0.5, 0.8]))
+@pytest.mark.parametrize(
+    ("cls", "category", "source"),
+    [("car", "vehicles", "stanford_cars"), ("shirt", "objects", "clothes"), ("zzz", None, "elsewhere")],
+)
+def test_no_caption_claims_a_colour_that_the_facts_do_not_hold(cls, category, source, first, second, share):
+    shown = photograph(blocks(first, second, share), cls, category, source)
+    facts = describe(shown)
+    held = {*facts.hues, facts.centre, facts.behind, facts.clothes}
+    blends = {"blue", "green"} if "turquoise" in held else set()  # "blue-green"
+    for text in many(shown, 15):
+        assert claimed(text) <= held | blends, text
+
+
+def test_a_colour_is_lent_to_the_subject_only_where_its_source_allows():
+    """A red room is no red bedroom: the middle of an interior is a wall or a blanket."""
+    red = flat(*BLOCKS[0])
+    assert any("red rose" in text for text in many(photograph(red, "rose", "plants", "flowers")))
+    assert not any("red bedroom" in text for text in many(photograph(red, "bedroom", "indoor", "houses")))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), cls=st.sampled_from(["cat", "house", "bedroom", "sea", "baklava", "Great Dane"]))
+def test_captions_are_short_tidy_and_whole(seed, cls):
+    shown = photograph(blocks(seed % 7, seed // 7 % 7, 0.4), cls, "animals", "intel")
+    text = write_caption(shown, describe(shown), np.random.default_rng(seed))
+    assert 1 <= len(text.split()) <= 42
+    assert text == " ".join(text.split())
+    assert not re.search(r"[{}]|\.\.|,,| [.,]|, *$", text), text
+
+
+def test_long_human_captions_stay_within_the_limit():
+    captions = tuple(f"{start} {'and a dog runs ' * 6}in the snow ." for start in ("A man", "Two men", "A boy"))
+    lengths = [len(text.split()) for text in many(photograph(noisy(0, 255), "people", None, "flickr8k", captions))]
+    assert max(lengths) <= 42
+
+
+def test_human_captions_that_name_a_side_are_not_told_of_a_mirrored_picture():
+    captions = ("A dog on the left of a boy .", "A dog left of a boy")
+    shown = photograph(noisy(0, 255), "people and animals", "animals", "flickr8k", captions)
+    assert any("left of a boy" in text for text in many(shown))
+    mirrored = many(shown, mirrored=True)
+    assert not any(re.search(r"\bleft\b", text) for text in mirrored)
+    assert any("a dog" in text or "a boy" in text for text in mirrored)
+
+
+def test_light_from_a_side_is_said_of_faces_alone():
+    pixels = flat(60, 60, 60)
+    pixels[:, :64] = 200
+    said = " ".join(many(photograph(pixels, "car", "vehicles", "stanford_cars")))
+    assert describe(photograph(pixels)).light == "from left"
+    assert not re.search(r"\b(left|right)\b", said)
+
+
+def test_mirroring_draws_the_same_wording_with_the_sides_swapped():
+    """The same chance picks the same words; only left and right differ."""
+    pixels = flat(60, 60, 60)
+    pixels[:, :64] = 200
+    face = photograph(pixels, "portrait", "people", "pixabay", ("a close-up portrait photo of a man",))
+    swap = {"left": "right", "right": "left"}
+    swapped = [re.sub(r"\b(left|right)\b", lambda m: swap[m.group()], text) for text in many(face, 100)]
+    assert swapped == many(face, 100, mirrored=True)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "said", "unsaid"),
+    [((30, 20, 10), "night", "daylight"), ((80, 140, 230), "blue sky", "night"), ((235, 232, 225), "pale", "blue")],
+)
+def test_the_sky_and_the_hour_of_a_street(rgb, said, unsaid):
+    pixels = flat(90, 110, 60) if said != "night" else flat(*rgb)
+    pixels[:64] = rgb
+    told = " ".join(many(photograph(pixels, "street", "buildings", "intel"))).lower()
+    assert said in told
+    assert unsaid not in told

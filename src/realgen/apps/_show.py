@@ -55,7 +55,10 @@ def progress(total: int) -> Iterator[Bar]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[step]}"))
-    with RichProgress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with RichProgress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         yield Bar(bar, total)
 
 
@@ -67,7 +70,8 @@ def transfer() -> Iterator[Callable[[Any], None]]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), *RichProgress.get_default_columns()[1:2], DownloadColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("fetching", total=None)
         yield lambda told: bar.update(task, description=told.stage, completed=told.done, total=told.total)
 

@@ -1,6 +1,7 @@
 """`realgen`: the command line. Parses words, calls wiring, prints answers; heavy imports wait until they are needed."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -284,6 +285,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; a RealGenError is one line and exit code 2, Ctrl-C is 130."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of what a text-to-image pipeline never uses
     try:
         app()
     except RealGenError as error:

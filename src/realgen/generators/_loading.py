@@ -1,6 +1,7 @@
 """Opens a diffusers pipeline from a folder or a hub id, for the machine at hand. Knows no particular model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,12 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from realgen.core.config import Machine
-from realgen.core.errors import ModelError, RealGenError
+from realgen.core.errors import ModelError
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
 
 PipelineType = TypeVar("PipelineType", bound=DiffusionPipeline)
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+_LOAD_ERRORS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 def load_pipeline(
@@ -62,10 +63,11 @@ def check_model(model: str) -> None:
         raise ModelError(f"{model} is no diffusers folder (no model_index.json)", hint="give the folder that holds it")
     try:
         index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        parts = [part for part, value in index.items() if isinstance(value, list) and value[0]]
+    except (ValueError, OSError, AttributeError, IndexError) as error:
         raise ModelError(f"{path / 'model_index.json'} is damaged: {error}", hint="fetch the model again") from error
-    for part, value in index.items():
-        if isinstance(value, list) and value[0] and not (path / part).is_dir():
+    for part in parts:
+        if not (path / part).is_dir():
             raise ModelError(f"{model} has no folder {part}", hint="fetch the model again")
     check_folder(path)
 
@@ -76,14 +78,9 @@ def _quantization(machine: Machine) -> PipelineQuantizationConfig:
         dtype = pick_dtype(machine, pick_device(machine))
         backend = "bitsandbytes_4bit"
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    try:
-        return PipelineQuantizationConfig(
-            quant_backend=backend, quant_kwargs=options, components_to_quantize=["transformer"]
-        )
-    except (ImportError, ValueError) as error:
-        raise RealGenError(
-            f"cannot quantise: {_first_line(error)}", hint="pip install bitsandbytes (CUDA), or machine.quantize=none"
-        ) from error
+    return PipelineQuantizationConfig(
+        quant_backend=backend, quant_kwargs=options, components_to_quantize=["transformer"]
+    )
 
 
 def _load_lora(pipeline: DiffusionPipeline, lora: str, scale: float) -> None:
@@ -106,7 +103,9 @@ def _first_line(error: Exception) -> str:
 
 def _hint(error: Exception) -> str:
     text = str(error).lower()
-    if "gated" in text or "401" in text or "403" in text:
+    if isinstance(error, ImportError) or "bitsandbytes" in text or "no gpu found" in text:
+        return "pip install bitsandbytes (CUDA), or machine.quantize=none"
+    if "gated" in text or re.search(r"\b40[13] client error", text):
         return "accept the model's licence on its page, then set HF_TOKEN or run `hf auth login`"
     if "connect" in text or "offline" in text or "resolve" in text:
         return "the hub cannot be reached: give a local folder with generator.options.model=PATH"

@@ -4,6 +4,7 @@ A batch is a function of (seed, index) alone, so that a resumed run sees what an
 it is handed the function that turns images into latents.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ class FlowData:
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
         weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._latents = _cached(cache, lambda: _encode_all(photographs, encode, size))
+        self._latents = _cached(cache, _key(photographs, size), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
         self._shift = shift_of(self._latents.shape[2])
 
@@ -84,15 +85,23 @@ class FlowData:
         return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data)
 
 
-def _cached(file: Path | None, compute: Callable[[], Tensor]) -> Tensor:
-    """What `file` holds, or what `compute` returns, kept there for the next start of the run."""
+def _key(photographs: Sequence[Photograph], size: int) -> str:
+    names = "\n".join(photograph.file for photograph in photographs)
+    return hashlib.sha256(f"{size}\n{names}".encode()).hexdigest()
+
+
+def _cached(file: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What `file` holds for these photographs, or what `compute` returns, kept there for the next start of the run."""
     if file is not None and file.is_file():
-        kept: Tensor = torch.load(file, weights_only=True)
-        return kept
+        kept = torch.load(file, weights_only=True)
+        if kept["key"] == key:
+            latents: Tensor = kept["latents"]
+            return latents
     computed = compute()
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         staged = file.with_suffix(".staged")
-        torch.save(computed, staged)
+        torch.save({"key": key, "latents": computed}, staged)
         os.replace(staged, file)
     return computed
 

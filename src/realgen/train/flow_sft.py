@@ -74,7 +74,7 @@ class FlowSftTrainer:
         loss = self._loss(batch, index).mean()
         loss.backward()
         norms = {name: float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
-        share = warmup_cosine(index, steps=self.steps, warmup=200, floor=0.02)
+        share = warmup_cosine(index, steps=self.steps, warmup=min(200, self.steps // 10), floor=0.02)
         self.optimizers["flow"].step(self.learning_rate * share)
         if "texts" in self.optimizers:
             self.optimizers["texts"].step(self.text_learning_rate * share)
@@ -103,7 +103,7 @@ class FlowSftTrainer:
         self.ema.swap(self.module)
         self.module.eval()
         with torch.no_grad():
-            loss = self._loss(self.held_out.fixed(256), 0).mean()
+            loss = self._loss(self.held_out.fixed(min(256, len(self.held_out.photographs))), 0).mean()
         self.ema.swap(self.module)
         return {"held_out_loss": float(loss)}
 

@@ -30,14 +30,19 @@ class MuonAdamW:
         self._matrices = [p for (_, p), matrix in zip(chosen, is_matrix, strict=True) if matrix]
         self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self._matrices]
         others = [p for (_, p), matrix in zip(chosen, is_matrix, strict=True) if not matrix]
-        self._muon = torch.optim.Muon(self._views, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        if self._views:
+            self._optimizers["muon"] = torch.optim.Muon(
+                self._views, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        if others:
+            self._optimizers["adamw"] = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
 
     def step(self, lr: float) -> None:
         """Update with the gradients as they stand, then drop them."""
         for view, parameter in zip(self._views, self._matrices, strict=True):
             view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
-        for optimizer in (self._muon, self._adamw):
+        for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
@@ -49,10 +54,10 @@ class MuonAdamW:
         return torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments of both."""
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+        """Moments of both, under their names."""
+        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._muon.load_state_dict(state["muon"])
-        self._adamw.load_state_dict(state["adamw"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state[name])

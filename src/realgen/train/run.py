@@ -63,14 +63,19 @@ class Run:
     @classmethod
     def create(cls, folder: Path, recipe: Mapping[str, Any]) -> "Run":
         """A new run; a folder that already holds one is refused."""
-        if (folder / "recipe.yaml").exists():
-            raise InputError(f"{folder} already holds a run", hint=f"realgen train --resume {folder}, or another --out")
+        cls.check_free(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe), sort_keys=False), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write the run folder {folder}: {error}", hint="choose another --out") from error
         return cls(folder)
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raise InputError where `folder` already holds a run."""
+        if (folder / "recipe.yaml").exists():
+            raise InputError(f"{folder} already holds a run", hint=f"realgen train --resume {folder}, or another --out")
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

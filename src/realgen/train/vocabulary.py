@@ -1,5 +1,6 @@
 """The words of `vocabulary.yaml`: how classes, sources and measured facts are said."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -70,9 +71,14 @@ class Vocabulary:
         return self.classes.get(cls) or Word(names=(with_article(cls),))
 
 
+_VOWEL = re.compile(r"(?!eu|ewe|one\b|once|uni|use|usu|uk|ut[ei])[aeiou]|hour|honest|heir", re.IGNORECASE)
+"""How a noun starts that is spoken with a vowel first."""
+
+
 def with_article(noun: str) -> str:
     """`a` or `an` before a countable noun."""
-    return f"{'an' if noun[:1].lower() in 'aeio' or noun.startswith('umb') else 'a'} {noun}"
+    takes_an = _VOWEL.match(noun) is not None
+    return f"{'an' if takes_an else 'a'} {noun}"
 
 
 @cache

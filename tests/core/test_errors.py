@@ -1,0 +1,41 @@
+"""Errors for people: a message, a hint, one family that the command line catches."""
+
+import inspect
+import pickle
+
+import pytest
+
+from realgen.core import errors
+from realgen.core.errors import ConfigError, DataError, InputError, ModelError, OutputError, RealGenError
+
+KINDS = [ConfigError, InputError, ModelError, DataError, OutputError]
+
+
+@pytest.mark.parametrize("kind", [RealGenError, *KINDS])
+def test_message_and_hint_are_kept_apart(kind):
+    failure = kind("no file x", hint="give one")
+    assert (failure.message, failure.hint, str(failure)) == ("no file x", "give one", "no file x")
+    assert kind("no file x").hint == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_caught_as_one_family_and_as_no_other(kind):
+    with pytest.raises(RealGenError):
+        raise kind("x")
+    assert not issubclass(kind, OSError | ValueError)
+    assert not any(issubclass(kind, other) for other in KINDS if other is not kind)
+
+
+def test_every_kind_of_the_file_is_looked_at_and_told_apart_in_words():
+    found = {kind for _, kind in inspect.getmembers(errors, inspect.isclass)}
+    assert found == {RealGenError, *KINDS}
+    assert len({kind.__doc__ for kind in found}) == len(found)
+
+
+def test_the_hint_is_given_by_name_alone():
+    with pytest.raises(TypeError):
+        RealGenError("x", "y")
+
+
+def test_the_message_survives_another_process():
+    assert str(pickle.loads(pickle.dumps(ModelError("no model")))) == "no model"
