@@ -47,6 +47,7 @@ def test_keys_and_numbers_are_flux1_devs(folder):
         names = list(file.keys())
         assert all(name.startswith("text_model.") for name in names)
         assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in names)
+    assert not any("_name_or_path" in file.read_text() for file in folder.rglob("*.json"))
     assert (folder / "tokenizer/merges.txt").is_file()
     assert (folder / "tokenizer_2/spiece.model").is_file()
 

@@ -6,8 +6,6 @@ discriminator. Knows nothing of prompts or of the flow.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +17,8 @@ from realgen.formulas.pixels import to_images
 from realgen.train.linear_start import start_linear
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, random_crops, to_tensor
-from realgen.train.run import Ema, warmup_cosine
+from realgen.train.run import warmup_cosine
+from realgen.train.single import SingleModelTrainer
 
 
 def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: int, size: int) -> AutoencoderKL:
@@ -38,7 +37,7 @@ def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: in
     )
 
 
-class AutoencoderTrainer:
+class AutoencoderTrainer(SingleModelTrainer):
     """One autoencoder, its optimiser and its average."""
 
     def __init__(
@@ -55,14 +54,13 @@ class AutoencoderTrainer:
         ema_decay: float,
         seed: int,
     ) -> None:
-        self.model = model
         self.photographs = photographs
         self.held_out = held_out
         self.steps, self.batch, self.crop = steps, batch, crop
         self.learning_rate, self.kl_weight, self.seed = learning_rate, kl_weight, seed
         start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(seed)))
         self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
-        self.ema = Ema(model, ema_decay)
+        super().__init__(model, self.optimizer, ema_decay=ema_decay)
 
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on crops that depend on (seed, index) alone."""
@@ -99,26 +97,6 @@ class AutoencoderTrainer:
         decoded = self.model.decode(self.model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
         self.ema.swap(self.model)
         return to_images(torch.cat([pixels, decoded]) / 2 + 0.5)
-
-    def export(self, folder: Path) -> None:
-        """Write the average as a diffusers folder."""
-        self.ema.swap(self.model)
-        self.model.save_pretrained(folder)
-        self.ema.swap(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Model, optimiser and average: data and noise follow from the step."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
 
 
 def reconstruction_quality(model: AutoencoderKL, photographs: Sequence[Photograph]) -> tuple[float, float]:

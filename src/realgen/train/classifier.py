@@ -5,8 +5,6 @@ so it sees the train split alone and nothing that was generated. Knows no genera
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,8 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from realgen.train.photographs import Photograph, to_tensor
-from realgen.train.run import Ema, warmup_cosine
+from realgen.train.run import warmup_cosine
+from realgen.train.single import SingleModelTrainer
 
 SIDE = 64
 """Pixels that the network sees: less than a generator draws, so that sharpness counts for little."""
@@ -42,7 +41,7 @@ def prepare(images: Sequence[Image.Image]) -> Tensor:
     return to_tensor([np.asarray(image) for image in small])
 
 
-class ClassifierTrainer:
+class ClassifierTrainer(SingleModelTrainer):
     """One classifier, its optimiser and its average."""
 
     def __init__(
@@ -57,15 +56,14 @@ class ClassifierTrainer:
         ema_decay: float,
         seed: int,
     ) -> None:
-        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+        super().__init__(model, self.optimizer, ema_decay=ema_decay)
         self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
         self.pixels, self.labels = self._load(photographs)
         self.held_out = self._load(held_out)
         counts = torch.bincount(self.labels, minlength=model.config.num_labels).clamp(min=1)
         self._chance = (1 / counts.sqrt())[self.labels].double().numpy()  # half way from as they come to all alike
         self._chance /= self._chance.sum()
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
-        self.ema = Ema(model, ema_decay)
 
     def _load(self, photographs: Sequence[Photograph]) -> tuple[Tensor, Tensor]:
         known = self.model.config.label2id
@@ -102,26 +100,6 @@ class ClassifierTrainer:
     def preview(self) -> list[Image.Image]:
         """Nothing to see."""
         return []
-
-    def export(self, folder: Path) -> None:
-        """Write the average as a transformers folder."""
-        self.ema.swap(self.model)
-        self.model.save_pretrained(folder)
-        self.ema.swap(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Model with its running statistics, optimiser and average."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
 
 
 def augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:

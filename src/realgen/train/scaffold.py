@@ -94,20 +94,27 @@ def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -
     pipeline.save_pretrained(folder)
     pipeline.to(dtype=held)
     for name, tokenizer in (("tokenizer", pipeline.tokenizer), ("tokenizer_2", pipeline.tokenizer_2)):
-        for file in ("vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model"):
-            if (source := Path(tokenizer.name_or_path) / file).is_file():
-                shutil.copyfile(source, folder / name / file)
-    for name in ("text_encoder", "text_encoder_2"):
-        config = folder / name / "config.json"
-        fields = json.loads(config.read_text(encoding="utf-8"))
-        fields["dtype"] = "float32"  # what a call without a dtype opens the other parts in
-        config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        for wanted in ("vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model"):
+            if (source := Path(tokenizer.name_or_path) / wanted).is_file():
+                shutil.copyfile(source, folder / name / wanted)
+    for file in folder.rglob("*.json"):
+        if file.name in {"config.json", "model_index.json"}:
+            _tidy(file)
     keys = folder / "text_encoder" / "model.safetensors"
     weights = {
         name if name.startswith("text_model.") else f"text_model.{name}": value
         for name, value in load_file(keys).items()
     }
     save_file(weights, keys, metadata={"format": "pt"})
+
+
+def _tidy(file: Path) -> None:
+    """Forget where the model was opened from, and let a call without a dtype open all parts in float32."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields.pop("_name_or_path", None)
+    if "dtype" in fields:
+        fields["dtype"] = "float32"
+    file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _start_quiet(transformer: FluxTransformer2DModel) -> None:
