@@ -244,3 +244,7 @@ def test_an_index_that_is_none_is_called_damaged(tmp_path, index):
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(ModelError, match="damaged"):
         loading.check_model(str(tmp_path))
+
+
+def test_another_missing_package_is_not_called_bitsandbytes():
+    assert loading._hint(ImportError("no module named sentencepiece")) == "install the package that it names"

@@ -103,8 +103,10 @@ def _first_line(error: Exception) -> str:
 
 def _hint(error: Exception) -> str:
     text = str(error).lower()
-    if isinstance(error, ImportError) or "bitsandbytes" in text or "no gpu found" in text:
+    if "bitsandbytes" in text or "no gpu found" in text:
         return "pip install bitsandbytes (CUDA), or machine.quantize=none"
+    if isinstance(error, ImportError):
+        return "install the package that it names"
     if "gated" in text or re.search(r"\b40[13] client error", text):
         return "accept the model's licence on its page, then set HF_TOKEN or run `hf auth login`"
     if "connect" in text or "offline" in text or "resolve" in text:
