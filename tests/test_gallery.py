@@ -1,5 +1,6 @@
 """The output folder: nothing is overwritten, a cut run goes on, privacy holds everywhere, and the page adds up."""
 
+import dataclasses
 import datetime as dt
 import errno
 import json
@@ -17,7 +18,7 @@ from PIL import Image, ImageFont
 from realgen import gallery as gallery_module
 from realgen import provenance
 from realgen.core.errors import InputError, OutputError
-from realgen.core.types import Request, Sample
+from realgen.core.types import Candidate, Choice, Request, Sample, Score
 from realgen.gallery import MAX_FRAMES, Entry, Gallery, draw_contact_sheet, fresh_folder, wrap
 from realgen.provenance import Signer, read
 
@@ -75,6 +76,8 @@ def test_a_run_is_numbered_images_a_sheet_and_run_json(tmp_path: Path) -> None:
         "size": [32, 24],
         "seconds": 1.235,
         "recorded": True,
+        "scores": {},
+        "search": None,
     }
 
 
@@ -186,6 +189,65 @@ def test_resume_replaces_its_own_sheet_only(tmp_path: Path) -> None:
     assert resumed.finish() == tmp_path / "contact-sheet-2.png"
     assert (tmp_path / "contact-sheet.png").read_bytes() == b"mine"
     assert not (tmp_path / "contact-sheet-3.png").exists()
+
+
+def chosen(asked: Request, *, reason: str = "") -> Sample:
+    candidates = (
+        Candidate(asked.seed, None, {"real": None}, reason=reason),
+        Candidate(asked.seed + 1, 0.75, {"real": 0.75}),
+    )
+    sample = draw(dataclasses.replace(asked, seed=asked.seed + 1))
+    scores = {"semantic": Score(0.75), "quality": Score(None, reason)}
+    return dataclasses.replace(sample, scores=scores, choice=Choice(asked, candidates, "total 0.75, the highest of 2"))
+
+
+def test_a_searched_image_keeps_its_scores_and_why_it_was_chosen(tmp_path: Path) -> None:
+    asked = Request(FISHERMAN, 7)
+    create(tmp_path, [asked]).add(chosen(asked, reason="it broke"))
+    (entry,) = run_of(tmp_path)["images"]
+    assert (entry["row"], entry["seed"], entry["search"]["asked_seed"]) == (0, 8, 7)
+    assert entry["scores"] == {
+        "semantic": {"value": 0.75, "reason": ""},
+        "quality": {"value": None, "reason": "it broke"},
+    }
+    assert entry["search"]["why"] == "total 0.75, the highest of 2"
+    assert entry["search"]["candidates"] == [
+        {"seed": 7, "total": None, "parts": {"real": None}, "is_violated": False, "reason": "it broke"},
+        {"seed": 8, "total": 0.75, "parts": {"real": 0.75}, "is_violated": False, "reason": ""},
+    ]
+    assert read(tmp_path / "0001.png").seed == 8
+
+
+def test_a_search_is_resumed_by_the_seeds_that_were_asked_for(tmp_path: Path) -> None:
+    """The first request's image has seed 8, which the second one asks for: they are told apart by row and seed."""
+    requests = [Request("a", 7), Request("a", 8)]
+    gallery = create(tmp_path, requests)
+    gallery.add(chosen(requests[0]))
+    assert gallery.pending == [requests[1]]
+    resumed = Gallery.resume(tmp_path, requests=requests)
+    assert resumed.pending == [requests[1]]
+    resumed.add(chosen(requests[1]))
+    assert [entry["row"] for entry in run_of(tmp_path)["images"]] == [0, 1]
+    assert Gallery.resume(tmp_path, requests=requests).pending == []
+
+
+def test_reasons_that_may_quote_the_prompt_are_withheld_with_it(tmp_path: Path) -> None:
+    asked = Request("a secret", 7)
+    create(tmp_path, [asked], records_prompts=False).add(chosen(asked, reason="cannot read 'a secret'"))
+    assert b"secret" not in (tmp_path / "run.json").read_bytes()
+    (entry,) = run_of(tmp_path)["images"]
+    assert entry["scores"]["semantic"]["value"] == 0.75
+    assert [candidate["total"] for candidate in entry["search"]["candidates"]] == [None, 0.75]
+
+
+def test_the_page_says_of_how_many_an_image_is_the_best(tmp_path: Path) -> None:
+    gallery = create(tmp_path)
+    gallery.add(chosen(Request("a", 7)))
+    gallery.add(draw(Request("a", 9)))
+    assert [gallery_module._label(entry) for entry in gallery.manifest.images] == [
+        "0001  ·  seed 8  ·  best of 2",
+        "0002  ·  seed 9",
+    ]
 
 
 def test_resume_takes_the_newest_run_and_its_privacy(tmp_path: Path) -> None:

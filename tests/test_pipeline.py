@@ -1,11 +1,22 @@
-"""Rewriting, length checks and order, with a generator of flat colours."""
+"""Rewriting, length checks, order and scores, with a generator of flat colours."""
+
+import io
 
 import pytest
 from PIL import Image
 
 from realgen import pipeline
-from realgen.core.errors import InputError
-from realgen.core.types import Progress, Request, Rewrite
+from realgen.core.errors import InputError, ModelError
+from realgen.core.types import Progress, Request, Rewrite, Sample, Score, ScorerInfo
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+TRUNCATED = png(Image.effect_noise((64, 64), 90))[:1000]
 
 
 class Colours:
@@ -76,3 +87,95 @@ def test_too_long_a_prompt_is_an_error_before_anything_is_drawn():
 def test_progress_passes_through():
     items = list(pipeline.generate([Request("a", 0)], Colours(), optimizer=None, batch=1))
     assert isinstance(items[0], Progress)
+
+
+# ---- scores ---------------------------------------------------------------------------------------------
+
+
+class Redness:
+    """Scores the red channel of the first pixel; keeps what it was shown."""
+
+    info = ScorerInfo(0, 255, is_detector=False, is_held_out=False, licence="", source="")
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images, prompts):
+        self.seen.append((images, list(prompts)))
+        return [
+            Score(None, "unreadable") if index in images.reasons else Score(float(images[index].getpixel((0, 0))[0]))
+            for index in range(len(images))
+        ]
+
+
+class Away:
+    """A scorer whose model cannot be reached."""
+
+    info = Redness.info
+
+    def __call__(self, images, prompts):
+        raise ModelError("the server does not answer")
+
+
+def sample_of(seed, **fields):
+    return Sample(Request(f"prompt {seed}", seed), f"text {seed}", Image.new("RGB", (2, 2), (seed, 0, 0)), **fields)
+
+
+def test_samples_get_their_scores_in_order_and_in_batches():
+    red = Redness()
+    scored = list(pipeline.score([sample_of(seed) for seed in range(5)], {"red": red}, batch=2))
+    assert [sample.scores for sample in scored] == [{"red": Score(float(seed))} for seed in range(5)]
+    assert [prompts for _, prompts in red.seen] == [["prompt 0", "prompt 1"], ["prompt 2", "prompt 3"], ["prompt 4"]]
+
+
+def test_scores_are_added_to_those_that_are_there_and_the_sample_is_not_changed():
+    sample = sample_of(3, note="kept", scores={"old": Score(1.0), "red": Score(None)})
+    (scored,) = pipeline.score([sample], {"red": Redness()}, batch=4)
+    assert scored.scores == {"old": Score(1.0), "red": Score(3.0)}
+    assert sample.scores == {"old": Score(1.0), "red": Score(None)}
+    assert (scored.request, scored.text, scored.note) == (sample.request, sample.text, "kept")
+
+
+def test_all_scorers_share_one_decoded_batch():
+    first, second = Redness(), Redness()
+    list(pipeline.score([sample_of(1)], {"a": first, "b": second}, batch=4))
+    assert first.seen[0][0] is second.seen[0][0]
+
+
+def test_progress_overtakes_the_samples_that_wait_for_their_batch():
+    stream = [sample_of(0), Progress(1, 2), sample_of(1), Progress(2, 2), sample_of(2)]
+    items = list(pipeline.score(stream, {"red": Redness()}, batch=2))
+    assert [item.request.seed if isinstance(item, Sample) else item for item in items] == [
+        Progress(1, 2),
+        0,
+        1,
+        Progress(2, 2),
+        2,
+    ]
+
+
+def test_a_scorer_that_cannot_answer_leaves_its_images_unscored_with_the_reason():
+    (scored,) = pipeline.score([sample_of(1)], {"away": Away(), "red": Redness()}, batch=1)
+    assert scored.scores == {"away": Score(None, "the server does not answer"), "red": Score(1.0)}
+
+
+def test_a_scorer_s_own_bug_is_not_hidden():
+    def short(images, prompts):
+        return []
+
+    with pytest.raises(ValueError, match="1 images, 0 scores"):
+        list(pipeline.score([sample_of(1)], {"short": short}, batch=1))
+
+
+def test_nothing_to_score():
+    red = Redness()
+    assert list(pipeline.score([], {"red": red}, batch=2)) == []
+    assert list(pipeline.score([sample_of(1)], {}, batch=2)) == [sample_of(1)]
+    assert red.seen == []
+
+
+def test_a_broken_image_does_not_stop_the_others():
+    broken = Image.open(io.BytesIO(TRUNCATED))
+    images = [Image.new("RGB", (1, 1), (9, 0, 0)), broken]
+    found = pipeline.score_images(images, ["a", "b"], scorers={"red": Redness()})
+    assert found == [{"red": Score(9.0)}, {"red": Score(None, "unreadable")}]

@@ -208,3 +208,20 @@ def test_any_bytes_are_requests_or_one_refusal(
     assert said
     assert all(said)
     assert name == "p.csv" or not any("\n" in line for line in said)
+
+
+def test_requests_of_a_search_lie_its_candidates_apart() -> None:
+    """`-n 3 --best-of 4 --seed 7` draws seeds 7 to 18 and keeps one of every four."""
+    assert [request.seed for request in from_words(["a"], seed=7, count=3, stride=4)] == [7, 11, 15]
+    assert [request.seed for request in from_words(["a"], seed=7, count=3)] == [7, 8, 9]
+
+
+def test_the_last_candidate_s_seed_has_room_too(tmp_path: Path) -> None:
+    assert from_words(["a"], seed=MAX_SEED - 7, count=2, stride=4)[-1].seed == MAX_SEED - 3
+    with pytest.raises(InputError, match="too large"):
+        from_words(["a"], seed=MAX_SEED - 6, count=2, stride=4)
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"prompt,seed\na,{MAX_SEED - 2}\n")
+    with pytest.raises(InputError, match=r"rows\.csv:2: the seed"):
+        read_requests(rows, seed=0, stride=4)
+    assert [request.seed for request in read_requests(rows, seed=0, stride=3)] == [MAX_SEED - 2]

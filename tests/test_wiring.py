@@ -2,21 +2,25 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from realgen import wiring
+from realgen import pipeline
 from realgen.core import config
-from realgen.core.config import Plug
-from realgen.core.errors import ConfigError, InputError, ModelError
+from realgen.core.errors import ConfigError, DataError, InputError, ModelError
+from realgen.core.recipes import Machine, Plug
+from realgen.hub import card as cards
 from realgen.train.run import Run
+from realgen.wiring import plugs, training, use
+from scorers.factories import FACTORIES
 
 
 @pytest.mark.parametrize("name", config.shipped("recipes"))
 @pytest.mark.parametrize("profile", [None, *config.shipped("profiles")])
 def test_every_recipe_checks_with_every_profile(name, profile):
-    wiring.check(config.load(name, profile=profile))
+    use.check(config.load(name, profile=profile))
 
 
 def test_the_number_of_recipes_and_profiles_is_the_number_on_disk():
@@ -28,7 +32,7 @@ def test_the_number_of_recipes_and_profiles_is_the_number_on_disk():
 
 
 def test_card_options_lie_between_the_plugins_and_the_recipes():
-    options = wiring.configure("generators", Plug(name="flux", card="tiny", options={"steps": 5}))
+    options = plugs.configure("generators", Plug(name="flux", card="tiny", options={"steps": 5}))
     assert options.steps == 5
     assert options.size == (128, 128)
     assert options.max_text_tokens == 64
@@ -37,12 +41,12 @@ def test_card_options_lie_between_the_plugins_and_the_recipes():
 
 def test_a_card_of_another_plugin_is_refused():
     with pytest.raises(ConfigError, match="is for generators/flux"):
-        wiring.configure("generators", Plug(name="pretrained", card="tiny"))
+        plugs.configure("generators", Plug(name="pretrained", card="tiny"))
 
 
 def test_an_unknown_card_is_refused():
     with pytest.raises(ModelError, match="no card"):
-        wiring.configure("generators", Plug(name="flux", card="flux9"))
+        plugs.configure("generators", Plug(name="flux", card="flux9"))
 
 
 def test_a_generator_from_a_folder(random_flux):
@@ -53,25 +57,116 @@ def test_a_generator_from_a_folder(random_flux):
             f"generator.options={{model: '{random_flux}', steps: 1, size: [32, 32], max_text_tokens: 32}}",
         ],
     )
-    generator = wiring.build_generator(recipe)
+    generator = use.build_generator(recipe)
     assert generator.max_text_tokens == 32
-    assert wiring.build_optimizer(recipe) is None
+    assert use.build_optimizer(recipe) is None
 
 
 def test_training_without_data_says_what_to_give(tmp_path):
     with pytest.raises(ConfigError, match="no photographs"):
-        list(wiring.train(config.load("autoencoder-tiny"), tmp_path / "run", resume=False))
+        list(training.train(config.load("autoencoder-tiny"), tmp_path / "run", resume=False))
 
 
 def test_resuming_keeps_the_recipe(tmp_path):
     from realgen.train.run import Run
 
     Run.create(tmp_path, config.load("autoencoder-tiny").model_dump(mode="json"))
-    assert wiring.recipe_of(tmp_path, ["machine.threads=1"]).machine.threads == 1
+    assert training.recipe_of(tmp_path, ["machine.threads=1"]).machine.threads == 1
     with pytest.raises(ConfigError, match="keeps its recipe"):
-        wiring.recipe_of(tmp_path, ["steps=3"])
+        training.recipe_of(tmp_path, ["steps=3"])
     with pytest.raises(InputError, match="holds no run"):
-        wiring.recipe_of(tmp_path / "other", [])
+        training.recipe_of(tmp_path / "other", [])
+
+
+# ---- scorers --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Options of a tiny detector."""
+    return FACTORIES["image_classifier"](tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+def effort(tmp_path):
+    """Options of a tiny detector that only evaluates."""
+    return FACTORIES["effort"](tmp_path)
+
+
+def score_recipe(scorers, reward=None):
+    plugs_of = {name: {"name": plugin, **fields} for name, (plugin, fields) in scorers.items()}
+    machine = {"device": "cpu", "dtype": "float32"}
+    values = {"kind": "score", "scorers": plugs_of, "reward": reward, "machine": machine}
+    return config.from_mapping(values, where="mine")
+
+
+def test_scorers_are_built_by_the_recipe_s_names(classifier):
+    recipe = score_recipe({name: ("image_classifier", {"options": classifier}) for name in ("b", "a")})
+    scorers = use.build_scorers(recipe)
+    assert list(scorers) == ["b", "a"]
+    images = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (20, 60), "blue")]
+    scores = pipeline.score_images(images, ["", ""], scorers=scorers)
+    assert [set(row) for row in scores] == [{"a", "b"}] * 2
+    assert all(row["a"] == row["b"] and 0 <= row["a"].value <= 1 for row in scores)
+
+
+def test_a_recipe_without_scorers_builds_none():
+    assert use.build_scorers(config.load("tiny")) == {}
+
+
+def test_every_scorer_s_options_are_checked_before_one_is_built(classifier, monkeypatch):
+    monkeypatch.setattr(use, "build", lambda *_: pytest.fail("built"))
+    good = ("image_classifier", {"options": classifier})
+    recipe = score_recipe({"good": good, "bad": ("image_classifier", {"options": {"modell": "x"}})})
+    with pytest.raises(ConfigError, match="modell"):
+        use.build_scorers(recipe)
+    nested = {"scorer": {"name": "image_classifier", "options": {"modell": "x"}}}
+    with pytest.raises(ConfigError, match="modell"):
+        use.check(score_recipe({"bad": ("augmented", {"options": nested})}))
+
+
+def test_a_held_out_scorer_may_look_but_not_reward(classifier, effort):
+    scorers = {"seen": ("image_classifier", {"options": classifier}), "held": ("effort", {"options": effort})}
+    built = use.build_scorers(score_recipe(scorers, {"weights": {"seen": 1}}))
+    assert [built[name].info.is_held_out for name in ("seen", "held")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"weights": {"held": 1}},
+        {"weights": {"both": 1}, "ensembles": {"both": {"scorers": ["seen", "held"]}}},
+        {"weights": {"seen": 1}, "constraints": {"held": {"low": 0.1}}},
+        {"weights": {"seen": 1, "held": 0}},
+    ],
+    ids=["part", "ensemble", "constraint", "weight 0"],
+)
+def test_a_held_out_scorer_in_a_reward_is_refused(classifier, effort, reward):
+    scorers = {"seen": ("image_classifier", {"options": classifier}), "held": ("effort", {"options": effort})}
+    with pytest.raises(ConfigError, match="'held' is held out"):
+        use.build_scorers(score_recipe(scorers, reward))
+
+
+def test_wrapping_a_held_out_scorer_does_not_let_it_reward(effort):
+    wrapped = ("augmented", {"options": {"scorer": {"name": "effort", "options": effort}}})
+    with pytest.raises(ConfigError, match="'held' is held out"):
+        use.build_scorers(score_recipe({"held": wrapped}, {"weights": {"held": 1}}))
+
+
+def test_a_held_out_card_in_a_reward_is_refused_without_loading():
+    with pytest.raises(ConfigError, match="'held' is held out"):
+        use.check(score_recipe({"held": ("effort", {"card": "effort"})}, {"weights": {"held": 1}}))
+    use.check(score_recipe({"held": ("effort", {"card": "effort"})}))
+
+
+def test_a_card_says_the_licence_and_may_hold_out_what_the_file_does_not(classifier, monkeypatch, tmp_path):
+    card = cards.read("omniaid-v2").model_copy(
+        update={"plugin": "image_classifier", "licence": "CC-BY-4.0", "is_held_out": True, "options": {}}
+    )
+    monkeypatch.setattr(cards, "read", lambda _: card)
+    recipe = score_recipe({"held": ("image_classifier", {"card": "mine", "options": classifier})})
+    info = use.build_scorers(recipe)["held"].info
+    assert (info.licence, info.is_held_out) == ("CC-BY-4.0", True)
 
 
 # ---- trainings ------------------------------------------------------------------------------------------
@@ -116,7 +211,7 @@ def classifier_recipe(folder, *overrides):
 
 def test_a_classifier_s_trainer_from_its_recipe(small_network, photographs, tmp_path):
     recipe = classifier_recipe(photographs, "learning_rate=0.5", "ema_decay=0.25", "seed=5")
-    trainer = wiring.build_trainer(recipe, tmp_path)
+    trainer = training.build_trainer(recipe, tmp_path)
     assert trainer.model.config.id2label == {0: "people", 1: "plants"}
     assert trainer.labels.tolist() == trainer.held_out[1].tolist() == [0, 1] * 3
     assert (trainer.steps, trainer.batch, trainer.learning_rate, trainer.seed) == (2, 2, 0.5, 5)
@@ -125,7 +220,7 @@ def test_a_classifier_s_trainer_from_its_recipe(small_network, photographs, tmp_
 
 def test_a_trainer_s_first_weights_follow_from_the_recipe_s_seed(small_network, photographs, tmp_path):
     first, same, other = (
-        wiring.build_trainer(classifier_recipe(photographs, f"seed={seed}"), tmp_path).model.classifier[1].weight
+        training.build_trainer(classifier_recipe(photographs, f"seed={seed}"), tmp_path).model.classifier[1].weight
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, same)
@@ -134,24 +229,24 @@ def test_a_trainer_s_first_weights_follow_from_the_recipe_s_seed(small_network, 
 
 def test_a_training_runs_and_a_cut_one_is_resumed_to_the_same_weights(small_network, photographs, tmp_path):
     recipe = classifier_recipe(photographs)
-    told = list(wiring.train(recipe, tmp_path / "whole", resume=False))
+    told = list(training.train(recipe, tmp_path / "whole", resume=False))
     assert [step for step, _ in told] == [2]
     weights = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match="already holds a run"):
-        list(wiring.train(recipe, tmp_path / "whole", resume=False))
+        list(training.train(recipe, tmp_path / "whole", resume=False))
 
     run = Run.create(tmp_path / "cut", recipe.model_dump(mode="json"))
-    trainer = wiring.build_trainer(recipe, run.folder)
+    trainer = training.build_trainer(recipe, run.folder)
     trainer.step(0)
     run.save(1, trainer.state_dict())
-    again = list(wiring.train(wiring.recipe_of(run.folder, []), run.folder, resume=True))
+    again = list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
     assert [step for step, _ in again] == [2]
     assert (run.folder / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_resuming_where_nothing_was_started_is_refused(photographs, tmp_path):
     with pytest.raises(InputError, match="holds no run"):
-        list(wiring.train(classifier_recipe(photographs), tmp_path / "none", resume=True))
+        list(training.train(classifier_recipe(photographs), tmp_path / "none", resume=True))
 
 
 def flow_recipe(model, folder, *overrides):
@@ -161,7 +256,7 @@ def flow_recipe(model, folder, *overrides):
 
 
 def test_a_flow_s_trainer_from_its_recipe(random_flux, photographs, tmp_path):
-    trainer = wiring.build_trainer(flow_recipe(random_flux, photographs), tmp_path)
+    trainer = training.build_trainer(flow_recipe(random_flux, photographs), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["latents-test.pt", "latents-train.pt"]
     assert (len(trainer.data.photographs), len(trainer.held_out.photographs)) == (6, 6)
     assert set(trainer.optimizers) == {"flow", "texts"}
@@ -172,7 +267,7 @@ def test_a_flow_s_trainer_from_its_recipe(random_flux, photographs, tmp_path):
 
 def test_distilling_has_a_frozen_teacher_of_its_own(random_flux, photographs, tmp_path):
     recipe = flow_recipe(random_flux, photographs, "distil_guidance=[1, 5]", "text_learning_rate=0")
-    trainer = wiring.build_trainer(recipe, tmp_path)
+    trainer = training.build_trainer(recipe, tmp_path)
     assert trainer.distil_guidance == (1.0, 5.0)
     assert set(trainer.optimizers) == {"flow"}
     assert trainer.teacher.module is not trainer.backbone.module
@@ -181,25 +276,183 @@ def test_distilling_has_a_frozen_teacher_of_its_own(random_flux, photographs, tm
 
 
 def test_a_flow_training_exports_a_folder_that_a_generator_opens(random_flux, photographs, tmp_path):
-    list(wiring.train(flow_recipe(random_flux, photographs), tmp_path / "run", resume=False))
+    list(training.train(flow_recipe(random_flux, photographs), tmp_path / "run", resume=False))
     options = (
         f"generator.options={{model: '{tmp_path / 'run' / 'model'}', steps: 1, size: [32, 32], max_text_tokens: 32}}"
     )
     recipe = config.load("tiny", overrides=["generator.card=null", options])
-    drawn = [item for item in wiring.build_generator(recipe)(["a"], seeds=[1]) if isinstance(item, Image.Image)]
+    drawn = [item for item in use.build_generator(recipe)(["a"], seeds=[1]) if isinstance(item, Image.Image)]
     assert [image.size for image in drawn] == [(32, 32)]
 
 
 def test_a_lora_training_exports_what_flux_loads(random_flux, photographs, tmp_path):
     recipe = flow_recipe(random_flux, photographs, "lora_rank=2", "text_learning_rate=0", "preview_prompts=[]")
-    list(wiring.train(recipe, tmp_path / "run", resume=False))
+    list(training.train(recipe, tmp_path / "run", resume=False))
     assert len(list((tmp_path / "run" / "model").iterdir())) == 1
     options = f"generator.options={{model: '{random_flux}', lora: '{tmp_path / 'run' / 'model'}', size: [32, 32]}}"
-    generator = wiring.build_generator(config.load("tiny", overrides=["generator.card=null", options]))
+    generator = use.build_generator(config.load("tiny", overrides=["generator.card=null", options]))
     assert generator.backbone.pipeline.get_list_adapters() == {"transformer": ["lora"]}
 
 
 def test_a_start_that_fails_leaves_the_folder_free(tmp_path):
     with pytest.raises(ConfigError, match="no photographs"):
-        list(wiring.train(config.load("autoencoder-tiny"), tmp_path / "run", resume=False))
+        list(training.train(config.load("autoencoder-tiny"), tmp_path / "run", resume=False))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+# ---- detectors and the alignment scorer -----------------------------------------------------------------
+
+DETECTORS = {"detector-semantic": "coco", "detector-residual": "coco", "detector-heldout": "bsds"}
+"""Recipes, and a source that each takes."""
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory):
+    """Twelve photographs of 64 pixels of each of three sources, and four to test on."""
+    folder = tmp_path_factory.mktemp("textures")
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(40):
+        colour, source = rng.uniform(60, 200, 3), ("coco", "bsds", "elsewhere")[index % 3]
+        pixels = rng.normal(colour, 30, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        file, split = f"{index}.png", "train" if index < 36 else "test"
+        Image.fromarray(pixels).save(folder / file)
+        words = {"category": ("people", "plants")[index % 2], "cls": "rose", "captions": ["a rose", "one rose"]}
+        rows.append({"file": file, "split": split, "source": source, **words})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def small_recipe(name, folder, *overrides):
+    """Two steps of two samples."""
+    small = ["steps=2", "batch=2", "evaluate_every=2", "side=64", "machine={device: cpu, dtype: float32, batch: 4}"]
+    return config.load(name, overrides=[f"data='{folder}'", *small, *overrides])
+
+
+def detector_recipe(name, model, folder, *overrides):
+    families = [f"fakes.{family}={{model: '{model}', count: 5, steps: 1}}" for family in config.load(name).fakes]
+    return small_recipe(name, folder, *families, *overrides)
+
+
+def alignment_recipe(model, folder, *overrides):
+    return small_recipe("alignment-tiny", folder, f"text_model='{model}'", *overrides)
+
+
+def scores_of(plugin, folder, textures, **options):
+    plug = Plug(name=plugin, options={"model": str(folder), **options})
+    scorer = plugs.build("scorers", plug, Machine(device="cpu", dtype="float32"))
+    images = [Image.open(textures / f"{index}.png") for index in range(3)]
+    return [score.value for score in scorer(images, ["a rose", "a cat", "a bus"])]
+
+
+def weights_of(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def resumed(recipe, folder):
+    """A run that was killed after its first step, taken to its end."""
+    run = Run.create(folder, recipe.model_dump(mode="json"))
+    trainer = training.build_trainer(recipe, run.folder)
+    trainer.step(0)
+    run.save(1, trainer.state_dict())
+    torch.rand(3)  # a new process draws from another state
+    list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
+    return folder
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_s_recipe_chooses_its_network_photographs_and_fakes(name, random_flux, textures, tmp_path):
+    recipe = detector_recipe(name, random_flux, textures, "seed=5", "learning_rate=0.25", "ema_decay=0.5")
+    trainer = training.build_trainer(recipe, tmp_path)
+    classes = {
+        "vit": "ViTForImageClassification",
+        "residual": "ResidualNet",
+        "convnext": "ConvNextForImageClassification",
+    }
+    assert type(trainer.model).__name__ == classes[recipe.network]
+    assert (len(trainer.photographs), len(trainer.held_out_photographs)) == (10, 2)  # every tenth is apart
+    assert [fakes.family for fakes in trainer.fakes] == list(recipe.fakes)
+    assert [len(fakes.pixels) for fakes in trainer.fakes] == [5] * len(recipe.fakes)
+    assert [len(fakes.pixels) for fakes in trainer.held_out_fakes] == [1] * len(recipe.fakes)
+    own = {
+        Image.open(textures / f"{index}.png").tobytes()
+        for index in range(36)
+        if index % 3 == (name == "detector-heldout")
+    }
+    pools = [*trainer.photographs, *trainer.held_out_photographs]
+    assert {pixels.tobytes() for pixels in pools} == own
+    assert (trainer.seed, trainer.learning_rate, trainer.ema.decay) == (5, 0.25, 0.5)
+
+
+def test_redrawn_fakes_look_like_their_partners(random_flux, tiny_weights, textures, tmp_path):
+    """The embedded autoencoder gives a picture back."""
+    recipe = detector_recipe("detector-residual", random_flux, textures, f"fakes.redrawn.model='{tiny_weights}'")
+    trainer = training.build_trainer(recipe, tmp_path)
+    redrawn = next(fakes for fakes in trainer.fakes if fakes.family == "redrawn")
+    colours = trainer.photographs.mean((1, 2))
+    for pixels, partner in zip(redrawn.pixels, redrawn.partner, strict=True):
+        distances = np.abs(colours - pixels.mean((0, 1))).sum(1)
+        assert distances.argmin() == partner
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_s_training_runs_is_resumed_and_opens_as_a_scorer(name, random_flux, textures, tmp_path):
+    recipe = detector_recipe(name, random_flux, textures)
+    ((step, metrics),) = training.train(recipe, tmp_path / "whole", resume=False)
+    assert step == 2
+    assert {f"auroc_{family}" for family in recipe.fakes} < set(metrics)
+    kept = sorted(file.name for file in (tmp_path / "whole").glob("fakes-*"))
+    assert kept == sorted(f"fakes-{part}-{family}.npz" for part in ("train", "apart") for family in recipe.fakes)
+    assert weights_of(resumed(recipe, tmp_path / "cut")) == weights_of(tmp_path / "whole")
+    plugin, options = ("residual", {}) if recipe.network == "residual" else ("image_classifier", {"real_label": "real"})
+    values = scores_of(plugin, tmp_path / "whole" / "model", textures, **options)
+    assert all(0 <= value <= 1 for value in values)
+    assert len(values) == 3
+
+
+def test_fakes_are_made_once_a_run(random_flux, textures, tmp_path, monkeypatch):
+    from realgen.train import fakes
+
+    recipe = detector_recipe("detector-residual", random_flux, textures)
+    first = training.build_trainer(recipe, tmp_path)
+    made = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("fakes-*")}
+    for maker in ("drawn", "redrawn"):
+        monkeypatch.setattr(fakes, maker, None)
+    again = training.build_trainer(recipe, tmp_path)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("fakes-*")} == made
+    for one, other in zip(first.fakes, again.fakes, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert np.array_equal(one.partner, other.partner)
+    with pytest.raises(TypeError, match="not callable"):  # another seed's are others
+        training.build_trainer(detector_recipe("detector-residual", random_flux, textures, "seed=1"), tmp_path)
+
+
+def test_a_detector_without_a_photograph_of_its_sources_says_so(random_flux, textures, tmp_path):
+    recipe = detector_recipe("detector-residual", random_flux, textures, "sources=[nowhere]")
+    with pytest.raises(DataError, match="no photograph of 64 x 64 from nowhere"):
+        training.build_trainer(recipe, tmp_path)
+
+
+def test_an_alignment_s_trainer_from_its_recipe(random_flux, textures, tmp_path):
+    from transformers import CLIPTextModel
+
+    recipe = alignment_recipe(random_flux, textures, "seed=5", "learning_rate=0.25", "ema_decay=0.5")
+    trainer = training.build_trainer(recipe, tmp_path)
+    assert (len(trainer.photographs), len(trainer.held_out)) == (36, 4)
+    assert trainer.pixels.shape == (36, 64, 64, 3)
+    assert (trainer.seed, trainer.learning_rate, trainer.ema.decay) == (5, 0.25, 0.5)
+    source = CLIPTextModel.from_pretrained(random_flux / "text_encoder").state_dict()
+    copied = trainer.model.text_model.state_dict()
+    assert all(torch.equal(value, copied[name.removeprefix("text_model.")]) for name, value in source.items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_alignment_training_runs_is_resumed_and_opens_as_a_scorer(random_flux, textures, tmp_path):
+    recipe = alignment_recipe(random_flux, textures)
+    ((step, metrics),) = training.train(recipe, tmp_path / "whole", resume=False)
+    assert step == 2
+    assert {"loss", "recall_1", "recall_5", "zero_shot"} <= set(metrics)
+    assert weights_of(resumed(recipe, tmp_path / "cut")) == weights_of(tmp_path / "whole")
+    values = scores_of("dual_encoder", tmp_path / "whole" / "model", textures)
+    assert all(-1 <= value <= 1 for value in values)
+    assert len(set(values)) == 3

@@ -10,8 +10,8 @@ _PUBLIC = {
     "RealGenError": "realgen.core.errors",
     "load": "realgen.core.config",
     "generate": "realgen.pipeline",
-    "build_generator": "realgen.wiring",
-    "build_optimizer": "realgen.wiring",
+    "build_generator": "realgen.wiring.use",
+    "build_optimizer": "realgen.wiring.use",
 }
 
 __version__ = version("realgen")

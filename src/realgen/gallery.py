@@ -10,60 +10,27 @@ nothing of how an image is made.
 
 import functools
 import itertools
-import json
 import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import ConfigDict, Field, ValidationError
 
-from realgen.core.config import Spec
 from realgen.core.errors import InputError, OutputError
 from realgen.core.types import Origin, Request, Sample
-from realgen.provenance import TRAINED, Signer, TakenError, check_suffix, mark, write_whole
+from realgen.provenance import Signer, TakenError, check_suffix, mark, write_whole
 from realgen.requests import file_stem
+from realgen.run_file import Entry, RunFile, dump, load, newest
 
 MAX_FRAMES = 240
 """The most images on a contact sheet; run.json lists them all."""
 
 _NUMBERED = re.compile(r"(\d{4,})\.\w+")
-_RUN_FILE = re.compile(r"run(?:-(\d+))?\.json")
 _SHEET = "contact-sheet"
-
-
-class Entry(Spec):
-    """One image in run.json; prompt, text and note are null where they were withheld."""
-
-    file: str
-    row: int
-    prompt: str | None
-    text: str | None
-    note: str | None
-    seed: int
-    size: tuple[int, int]
-    seconds: float | None
-    recorded: bool
-
-
-class RunFile(Spec):
-    """What run.json holds."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    schema_number: Literal[1] = Field(default=1, alias="schema")
-    version: str
-    created: str
-    digital_source_type: str = TRAINED
-    recipe: dict[str, Any]
-    records_prompts: bool
-    suffix: str
-    contact_sheet: str | None = None
-    images: tuple[Entry, ...] = ()
 
 
 class Gallery:
@@ -76,7 +43,7 @@ class Gallery:
         self.run_file = run_file
         self.manifest = manifest
         self._signer = signer
-        done = {_key(entry.row, entry.prompt, entry.seed) for entry in manifest.images}
+        done = {_key(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images}
         self._pending = [item for item in enumerate(requests) if not self._is_done(item, done)]
         self._next_row = max([len(requests), *(entry.row + 1 for entry in manifest.images)])
 
@@ -105,7 +72,7 @@ class Gallery:
         )
         for stem in _variants("run"):
             try:
-                write_whole(folder / f"{stem}.json", _dump(manifest))
+                write_whole(folder / f"{stem}.json", dump(manifest))
             except TakenError:
                 continue
             break
@@ -115,8 +82,8 @@ class Gallery:
     def resume(cls, folder: Path, *, requests: Sequence[Request] = (), signer: Signer | None = None) -> "Gallery":
         """The newest run in `folder`, with its own recipe and privacy; an image whose file is gone counts as undone."""
         _check(requests, signer)
-        run_file = _newest_run(folder)
-        manifest = _load(run_file)
+        run_file = newest(folder)
+        manifest = load(run_file)
         kept = tuple(entry for entry in manifest.images if (folder / Path(entry.file).name).is_file())
         return cls(folder, run_file, manifest.model_copy(update={"images": kept}), requests=requests, signer=signer)
 
@@ -128,18 +95,9 @@ class Gallery:
     def add(self, sample: Sample, *, seconds: float | None = None) -> Path:
         """Save the image under its number or name, list it in run.json, and return its path."""
         path = self._save(sample)
-        is_recorded = self.manifest.records_prompts
-        entry = Entry(
-            file=path.name,
-            row=self._take_row(sample.request),
-            prompt=sample.request.prompt if is_recorded else None,
-            text=sample.text if is_recorded else None,
-            note=sample.note if is_recorded else None,
-            seed=sample.request.seed,
-            size=sample.image.size,
-            seconds=None if seconds is None else round(seconds, 3),
-            recorded=is_recorded,
-        )
+        row = self._take_row(sample.request if sample.choice is None else sample.choice.asked)
+        recorded = self.manifest.records_prompts
+        entry = Entry.of(sample, file=path.name, row=row, seconds=seconds, recorded=recorded)
         self._update(images=(*self.manifest.images, entry))
         return path
 
@@ -206,7 +164,7 @@ class Gallery:
 
     def _update(self, **changes: object) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
-        write_whole(self.run_file, _dump(self.manifest), replace=True)
+        write_whole(self.run_file, dump(self.manifest), replace=True)
 
 
 def fresh_folder(root: Path, now: datetime) -> Path:
@@ -245,7 +203,7 @@ def draw_contact_sheet(folder: Path, entries: Sequence[Entry], *, heading: str) 
         for column, (image, lines, entry) in enumerate(zip(images[row], captions[row], shown[row], strict=True)):
             left = _MARGIN + column * (width + _GUTTER)
             _draw_frame(page, pen, image, at=(left, bottom - image.height))
-            label = wrap(f"{Path(entry.file).stem}  ·  seed {entry.seed}", width, font=_font(12), num_lines=1)
+            label = wrap(_label(entry), width, font=_font(12), num_lines=1)
             _draw_caption(pen, lines, label=label[0], at=(left, bottom))
         bottom += extra + _GUTTER
     return page
@@ -311,6 +269,11 @@ def _counted(shown: int, total: int) -> str:
     return f"Made by AI · {images}" if shown == total else f"Made by AI · the first {shown} of {images}"
 
 
+def _label(entry: Entry) -> str:
+    label = f"{Path(entry.file).stem}  ·  seed {entry.seed}"
+    return label if entry.search is None else f"{label}  ·  best of {len(entry.search.candidates)}"
+
+
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size=size)
@@ -371,28 +334,3 @@ def _make(folder: Path) -> Path:
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="choose another --out")
-
-
-def _newest_run(folder: Path) -> Path:
-    files = folder.iterdir() if folder.is_dir() else ()
-    found = [(int(match[1] or 1), file) for file in files if (match := _RUN_FILE.fullmatch(file.name))]
-    if not found:
-        raise InputError(f"{folder} holds no run (no run.json)", hint="give the folder that realgen generate made")
-    return max(found)[1]
-
-
-def _load(path: Path) -> RunFile:
-    hint = "it was written by another version of RealGen, or changed: start a new run"
-    try:
-        return RunFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}", hint=hint) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}", hint=hint) from error
-
-
-def _dump(manifest: RunFile) -> bytes:
-    text = json.dumps(manifest.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2)
-    return (text + "\n").encode(errors="backslashreplace")  # half a surrogate pair becomes its JSON escape

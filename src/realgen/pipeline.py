@@ -1,11 +1,15 @@
-"""Prompts to images: rewrite, check the length, draw, one Sample at a time. Knows Protocols, never plug-ins."""
+"""Prompts to images: rewrite, check the length, draw, score, one Sample at a time. Knows Protocols, never plug-ins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
-from realgen.core.errors import InputError
-from realgen.core.protocols import Generator, PromptOptimizer
-from realgen.core.types import Progress, Request, Rewrite, Sample
+from PIL.Image import Image
+
+from realgen.core.errors import InputError, RealGenError
+from realgen.core.images import ImageBatch
+from realgen.core.protocols import Generator, PromptOptimizer, Scorer
+from realgen.core.types import Progress, Request, Rewrite, Sample, Score
 
 
 def generate(
@@ -43,6 +47,54 @@ def rewrite(
         _fitting(rewritten, prompt, generator) if generator else rewritten
         for rewritten, prompt in zip(rewrites, prompts, strict=True)
     ]
+
+
+def score(
+    items: Iterable[Sample | Progress], scorers: Mapping[str, Scorer], *, batch: int
+) -> Iterator[Sample | Progress]:
+    """The samples in order with these scorers' scores beside those they have; Progress passes at once.
+
+    Up to `batch` samples wait for each other. A scorer is given the person's prompt, never the text.
+    """
+    waiting: list[Sample] = []
+    for item in items:
+        if isinstance(item, Progress):
+            yield item
+            continue
+        waiting.append(item)
+        if len(waiting) == batch:
+            yield from _scored(waiting, scorers)
+            waiting = []
+    yield from _scored(waiting, scorers)
+
+
+def score_images(
+    images: Sequence[Image], prompts: Sequence[str], *, scorers: Mapping[str, Scorer]
+) -> list[dict[str, Score]]:
+    """Each image's scores by the scorer's name; the images are decoded once for all scorers.
+
+    A scorer that raises a RealGenError leaves these images unscored by it, with the reason.
+    """
+    pictures = ImageBatch.of(images)
+    columns = {name: _answers(scorer, pictures, prompts) for name, scorer in scorers.items()}
+    return [{name: column[index] for name, column in columns.items()} for index in range(len(pictures))]
+
+
+def _scored(samples: Sequence[Sample], scorers: Mapping[str, Scorer]) -> Iterator[Sample]:
+    images, prompts = [sample.image for sample in samples], [sample.request.prompt for sample in samples]
+    found = score_images(images, prompts, scorers=scorers) if samples else []
+    for sample, scores in zip(samples, found, strict=True):
+        yield replace(sample, scores={**sample.scores, **scores})
+
+
+def _answers(scorer: Scorer, pictures: ImageBatch, prompts: Sequence[str]) -> list[Score]:
+    try:
+        answers = scorer(pictures, prompts)
+    except RealGenError as error:
+        return [Score(None, reason=error.message)] * len(pictures)
+    if len(answers) != len(pictures):
+        raise ValueError(f"{len(pictures)} images, {len(answers)} scores")
+    return answers
 
 
 def _fitting(rewritten: Rewrite, prompt: str, generator: Generator) -> Rewrite:

@@ -39,16 +39,19 @@ class _Row:
     name: str = ""
 
 
-def from_words(prompts: Sequence[str], *, seed: int, count: int = 1) -> list[Request]:
-    """`count` requests a prompt, with seeds `seed`, `seed + 1`, ...; prompts are stripped of outer blanks."""
+def from_words(prompts: Sequence[str], *, seed: int, count: int = 1, stride: int = 1) -> list[Request]:
+    """`count` requests a prompt, with seeds `seed`, `seed + stride`, ...; prompts are stripped of outer blanks.
+
+    A search that draws `stride` candidates a request so never draws one twice.
+    """
     wheres = ["the prompt"] if len(prompts) == 1 else [f"prompt {i}" for i in range(1, len(prompts) + 1)]
     rows = [_Row(_check_prompt(prompt, where), where) for prompt, where in zip(prompts, wheres, strict=True)]
     if not rows:
         raise InputError("there is no prompt", hint="say what to draw, such as: a portrait of an old fisherman at dawn")
-    return _expand(rows, seed=seed, count=count)
+    return _expand(rows, seed=seed, count=count, stride=stride)
 
 
-def read_requests(path: str | Path, *, seed: int, count: int = 1) -> list[Request]:
+def read_requests(path: str | Path, *, seed: int, count: int = 1, stride: int = 1) -> list[Request]:
     """The requests of a prompt file; `-` reads lines of text from stdin.
 
     .txt is a prompt a line (blank lines and lines starting with # are skipped); .jsonl and .csv have the columns
@@ -63,7 +66,7 @@ def read_requests(path: str | Path, *, seed: int, count: int = 1) -> list[Reques
     rows = list(readers[suffix](_decode(_read_bytes(path), where), where))
     if not rows:
         raise InputError(f"{where}: it holds no prompt", hint="write one prompt a line")
-    return _expand(rows, seed=seed, count=count)
+    return _expand(rows, seed=seed, count=count, stride=stride)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -85,14 +88,15 @@ def file_stem(name: str) -> str:
     return f"_{stem}" if stem.partition(".")[0].upper() in _DEVICE_NAMES else stem
 
 
-def _expand(rows: Iterable[_Row], *, seed: int, count: int) -> list[Request]:
+def _expand(rows: Iterable[_Row], *, seed: int, count: int, stride: int) -> list[Request]:
     if count < 1:
         raise InputError(f"cannot draw {count} images of a prompt", hint="ask for at least 1")
-    _check_seed(seed, count, "the seed")
+    drawn = count * stride
+    _check_seed(seed, drawn, "the seed")
     requests = []
     for row in rows:
-        first = seed if row.seed is None else _check_seed(row.seed, count, f"{row.where}: the seed")
-        requests += [Request(row.prompt, first + i, row.name, row.size) for i in range(count)]
+        first = seed if row.seed is None else _check_seed(row.seed, drawn, f"{row.where}: the seed")
+        requests += [Request(row.prompt, first + i, row.name, row.size) for i in range(0, drawn, stride)]
     return requests
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from realgen.apps import cli
 from realgen.apps.cli import split_words
 
 
@@ -21,24 +20,6 @@ def realgen(*words, cwd, stdin=None):
         check=False,
         timeout=200,
     )
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`realgen WORDS` in this process: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["realgen", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -146,6 +127,12 @@ def test_the_prompt_may_stay_private(draw, run):
         (["list", "kitchens"], "kitchens"),
         (["fetch", "flux9"], "flux9"),
         (["rewrite", "a cat", "--recipe", "tiny"], "no prompt optimiser"),
+        (["generate", "a cat", "--best-of", "4"], "no reward"),
+        (["generate", "--from", "x.png", "--best-of", "4"], "--best-of beside --from"),
+        (["score"], "no picture"),
+        (["score", "nowhere.png", "--recipe", "tiny"], "has no scorers"),
+        (["score", "nowhere.png", "--json", "--csv"], "give one of them"),
+        (["score", "nowhere.png", "--recipe", "flow-tiny"], "kind"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, words, said):
@@ -173,7 +160,7 @@ def test_rewriting_without_a_model(run):
 
 
 def test_listing_and_checking(run):
-    for what in ("recipes", "profiles", "cards", "generators", "prompt_optimizers"):
+    for what in ("recipes", "profiles", "cards", "generators", "prompt_optimizers", "scorers"):
         code, out, _ = run("list", what, "--json")
         assert code == 0
         assert all(row["what"] for row in json.loads(out))
@@ -188,6 +175,82 @@ def test_the_doctor_finds_nothing_missing(run):
     found = {finding["what"]: finding for finding in json.loads(out)}
     assert found["model tiny"]["is_good"]
     assert found["torch"]["is_good"]
+
+
+# ---- the best of several --------------------------------------------------------------------------------
+
+RED = "scorers.red={name: shade}"
+BY_RED = (RED, "reward.weights.red=1")
+
+
+def shades_of(draw, seeds):
+    """The mean red of the pictures of these seeds, each drawn alone."""
+    from PIL import Image, ImageStat
+
+    draw("a cat", "-n", len(seeds), "--seed", seeds[0], "--out", "alone")
+    return {seed: ImageStat.Stat(Image.open(f"alone/{i:04d}.png")).mean[0] / 255 for i, seed in enumerate(seeds, 1)}
+
+
+def test_the_best_of_every_three_is_kept_and_run_json_says_why(draw, shade, tmp_path):
+    alone = shades_of(draw, range(7, 13))
+    code, out, err = draw("a cat", "-n", 2, "--seed", 7, "--best-of", 3, *BY_RED, "--out", "here", "--json")
+    assert code == 0
+    images = json.loads(out)["images"]
+    best = [max(seeds, key=alone.get) for seeds in ((7, 8, 9), (10, 11, 12))]
+    assert [image["seed"] for image in images] == best
+    assert [image["search"]["asked_seed"] for image in images] == [7, 10]
+    assert [image["scores"]["red"]["value"] for image in images] == pytest.approx([alone[seed] for seed in best])
+    candidates = images[1]["search"]["candidates"]
+    assert [candidate["seed"] for candidate in candidates] == [10, 11, 12]
+    assert [candidate["total"] for candidate in candidates] == pytest.approx([alone[seed] for seed in (10, 11, 12)])
+    assert "the highest of 3" in images[0]["search"]["why"]
+    assert f"(seed {best[0]}: total " in err
+    assert json.loads((tmp_path / "here/run.json").read_text())["images"][0]["search"] == images[0]["search"]
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == [
+        "0001.png",
+        "0002.png",
+        "contact-sheet.png",
+        "run.json",
+    ]
+
+
+def test_the_chosen_picture_is_that_of_its_own_seed(draw, run, shade):
+    draw("a cat", "--best-of", 3, *BY_RED, "--out", "here")
+    assert run("generate", "--from", "here/0001.png", "--out", "again")[0] == 0
+    from PIL import Image
+
+    assert Image.open("here/0001.png").tobytes() == Image.open("again/0001.png").tobytes()
+
+
+def test_scorers_outside_of_the_reward_look_at_the_chosen_alone(draw, shade):
+    code, out, _ = draw(
+        "a cat", "--best-of", 3, *BY_RED, "scorers.other={name: shade, options: {channel: 1}}", "--json"
+    )
+    assert code == 0
+    assert set(json.loads(out)["images"][0]["scores"]) == {"red", "other"}
+    assert [(channel, len(prompts)) for channel, prompts in shade.asked] == [(0, 3), (1, 1)]
+    assert shade.asked[0][1] == ["a cat"] * 3
+
+
+def test_a_held_out_scorer_does_not_choose(draw, shade):
+    held_out = "scorers.red={name: shade, options: {is_held_out: true}}"
+    code, _, err = draw("a cat", "--best-of", 3, held_out, "reward.weights.red=1")
+    assert code == 2
+    assert "'red' is held out" in err
+
+
+def test_a_search_is_resumed(draw, shade, tmp_path):
+    words = ("a cat", "-n", 3, "--best-of", 2, *BY_RED)
+    draw(*words, "--out", "here")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "here").glob("0*.png")}
+    (tmp_path / "here/0002.png").unlink()
+    shade.asked.clear()
+    assert draw(*words, "--resume", "here")[0] == 0
+    assert [len(prompts) for _, prompts in shade.asked] == [2]
+    entries = json.loads((tmp_path / "here/run.json").read_text())["images"]
+    assert sorted(entry["search"]["asked_seed"] for entry in entries) == [0, 2, 4]
+    drawn = {file.read_bytes() for file in (tmp_path / "here").glob("0*.png")}
+    assert len(drawn & set(before.values())) == 3
 
 
 def test_interrupting_keeps_what_is_finished(draw, monkeypatch, tmp_path):

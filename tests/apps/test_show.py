@@ -1,6 +1,8 @@
 """What is printed and where: answers on stdout, everything else on stderr."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +12,10 @@ from PIL import Image
 from realgen.apps import _show as show
 from realgen.catalogue import Finding
 from realgen.core.errors import InputError, RealGenError
-from realgen.core.types import Progress, Request, Rewrite, Sample
+from realgen.core.types import Candidate, Choice, Metric, Progress, Request, Rewrite, Sample, Score, ScorerInfo
 from realgen.gallery import Entry, Gallery, RunFile
 from realgen.provenance import TRAINED, Record
+from realgen.score_table import Row
 
 FIELDS = {"prompt": "a cat", "text": "a cat on a sofa", "note": None, "seconds": 1.5, "recorded": True}
 
@@ -81,6 +84,20 @@ def test_a_kept_prompt_says_why(capsys):
     assert "1.png  (prompt kept: the answer was empty)\n" in capsys.readouterr().err
 
 
+def test_a_chosen_picture_says_why(capsys):
+    def chosen(seed, total, why, reason=""):
+        candidates = (Candidate(1, total, {}, reason=reason), Candidate(2, 0.1, {}))
+        picture = sample()
+        return replace(picture, request=Request("a cat", seed), choice=Choice(picture.request, candidates, why))
+
+    with show.progress(2) as bar:
+        bar.drawn(chosen(2, 0.05, "total 0.1, the highest of 2"), Path("1.png"))
+        bar.drawn(chosen(1, None, "the first of the unscored", "a: it broke"), Path("2.png"))
+    err = capsys.readouterr().err
+    assert "1.png  (seed 2: total 0.1, the highest of 2)\n" in err
+    assert "2.png  (seed 1: the first of the unscored: a: it broke)\n" in err
+
+
 def test_the_bar_counts_pictures_and_shows_the_step():
     told = []
     fake = SimpleNamespace(
@@ -97,6 +114,15 @@ def test_the_bar_counts_pictures_and_shows_the_step():
         (5, {"advance": 1, "step": ""}),
         "a.png",
     ]
+
+
+def test_a_bar_says_what_is_being_done():
+    told = []
+    fake = SimpleNamespace(
+        add_task=lambda name, **state: told.append(name), update=lambda task, **state: told.append(state)
+    )
+    show.Bar(fake, 3, "scoring").advance()
+    assert told == ["scoring", {"advance": 1, "step": ""}]
 
 
 def test_a_fetch_is_told_on_stderr_alone(capsys):
@@ -133,7 +159,8 @@ def test_a_finished_run_as_json(capsys, tmp_path, sheet):
     assert answer["run"] == str(tmp_path / "run.json")
     assert answer["contact_sheet"] == (str(tmp_path / sheet) if sheet else None)
     assert [image["file"] for image in answer["images"]] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert answer["images"][1] == {"file": str(tmp_path / "b.png"), "row": 1, "seed": 8, "size": [8, 8], **FIELDS}
+    given = {"row": 1, "seed": 8, "size": [8, 8], **FIELDS}
+    assert answer["images"][1] == {"file": str(tmp_path / "b.png"), **given, "scores": {}, "search": None}
 
 
 ASKED = [Request("a cat", 7), Request("a dog", 8)]
@@ -202,6 +229,62 @@ def test_an_empty_table(capsys):
     assert capsys.readouterr().out == ""
     show.rows([], as_json=True)
     assert json.loads(capsys.readouterr().out) == []
+
+
+INFO = ScorerInfo(0, 1, is_detector=True, is_held_out=False, licence="MIT", source="here")
+SCORED = [
+    Row("long/" * 40 + "a.png", "a cat", {"real": Score(0.25), "[bold]odd": Score(1.5)}),
+    Row("[red]b.png", None, {"real": Score(0.75), "[bold]odd": Score(None, "it broke")}),
+    Row("c.png", None, reason="the file is empty"),
+]
+METRICS = {"real": Metric(0.5, 0.25, 0.75, 2), "[bold]odd": Metric(1.5, math.nan, math.nan, 1, 1)}
+INFOS = {"real": INFO, "[bold]odd": replace(INFO, is_held_out=True)}
+
+
+def shown(capsys, *, as_json=False, as_csv=False):
+    show.scores(SCORED, METRICS, INFOS, as_json=as_json, as_csv=as_csv)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_scores_are_a_table_that_is_cut_nowhere(capsys):
+    lines = [line.replace("│", "|") for line in shown(capsys).splitlines()]
+    cells = [[cell.strip(" ┃|") for cell in line.strip("┃|").split("|")] for line in lines if "|" in line]
+    assert cells[:3] == [
+        ["long/" * 40 + "a.png", "0.2500", "1.5000"],
+        ["[red]b.png", "0.7500", "-"],
+        ["c.png", "-", "-"],
+    ]
+    assert cells[3:] == [["mean", "0.5000", "1.5000"], ["95 %", "0.2500 to 0.7500", "-"], ["scored", "2", "1"]]
+    head = "\n".join(lines[:3])
+    assert "[bold]odd" in head
+    assert "(held out)" in head
+
+
+def test_scores_as_json_and_csv(capsys):
+    answer = json.loads(shown(capsys, as_json=True))
+    assert [image["file"] for image in answer["images"]] == [row.file for row in SCORED]
+    assert answer["scorers"]["[bold]odd"]["low"] is None
+    text = shown(capsys, as_csv=True)
+    assert text.splitlines()[0] == "file,prompt,real,[bold]odd,reason"
+    assert text.splitlines()[2] == "[red]b.png,,0.75,,[bold]odd: it broke"
+
+
+def test_what_is_left_out_is_listed_and_counted_on_stderr(capsys):
+    show.unscored(SCORED)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "unreadable: c.png: the file is empty",
+        "unscored: [red]b.png: [bold]odd: it broke",
+        "1 of 3 could not be read",
+    ]
+
+
+def test_where_nothing_is_left_out_nothing_is_said(capsys):
+    show.unscored(SCORED[:1])
+    assert capsys.readouterr() == ("", "")
 
 
 FOUND = [

@@ -9,13 +9,27 @@ import pytest
 from PIL import Image
 
 from realgen.core import types
-from realgen.core.types import Metric, Origin, Progress, Request, Rewrite, Sample, Score, ScorerInfo, Verdict
+from realgen.core.types import (
+    Candidate,
+    Choice,
+    Metric,
+    Origin,
+    Progress,
+    Request,
+    Rewrite,
+    Sample,
+    Score,
+    ScorerInfo,
+    Verdict,
+)
 
 RECORDS = {
     Rewrite: Rewrite("a cat on a sofa"),
     Score: Score(0.5),
     Request: Request("a cat", 7),
     Progress: Progress(1, 4),
+    Candidate: Candidate(7, 0.5, {"real": 0.5}),
+    Choice: Choice(Request("a cat", 7), (), "the only one"),
     Sample: Sample(Request("a cat", 7), "a cat", Image.new("RGB", (1, 1))),
     Metric: Metric(0.5, 0.4, 0.6, 100),
     ScorerInfo: ScorerInfo(0.0, 1.0, is_detector=True, is_held_out=False, licence="MIT", source="here"),
@@ -27,7 +41,9 @@ DEFAULTS = {
     Score: {"reason": ""},
     Request: {"name": "", "size": None},
     Progress: {},
-    Sample: {"note": "", "scores": {}},
+    Candidate: {"is_violated": False, "reason": ""},
+    Choice: {},
+    Sample: {"note": "", "scores": {}, "choice": None},
     Metric: {"unscored": 0},
     ScorerInfo: {},
     Verdict: {},

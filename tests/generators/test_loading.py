@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from realgen.core.config import Machine
 from realgen.core.errors import ModelError
+from realgen.core.recipes import Machine
 from realgen.generators import _loading as loading
 
 FLOAT32 = Machine(device="cpu", dtype="float32")

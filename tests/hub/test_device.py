@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from realgen.core.config import Machine
 from realgen.core.errors import ConfigError
+from realgen.core.recipes import Machine
 from realgen.hub.device import pick_device, pick_dtype
 
 

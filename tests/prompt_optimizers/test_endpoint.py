@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from realgen.core.config import Machine
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
+from realgen.core.recipes import Machine
 from realgen.prompt_optimizers import endpoint
 from realgen.prompt_optimizers.endpoint import Options, build
 

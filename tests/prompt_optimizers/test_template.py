@@ -1,8 +1,8 @@
 import pytest
 
-from realgen.core.config import Machine
 from realgen.core.errors import ConfigError
 from realgen.core.plugins import configure
+from realgen.core.recipes import Machine
 from realgen.prompt_optimizers.template import Options, build
 
 

@@ -160,14 +160,14 @@ def test_noise_is_standard_normal_and_differs_by_sample(data):
     assert len({tuple(one) for one in noise[:, 0].tolist()}) == 600
 
 
-def test_noise_levels_are_a_shifted_logit_normal(data):
-    """sigma = e^mu / (e^mu + 1 / s - 1) with s logistic of a normal: the logit of sigma is normal around mu."""
-    sigma = torch.cat([data.batch(i, count=500, caption_dropout=1).sigma for i in range(4)])
-    mu = shift_of(TOKENS)
+def test_noise_levels_are_uniform_then_shifted_and_spread_over_a_batch(data):
+    """Undone, 1 / s = 1 + e^mu (1 / sigma - 1), every fortieth of (0, 1) holds one of a batch of forty."""
+    sigma = data.batch(3, count=40, caption_dropout=1).sigma
+    mu = shift_of(data.batch(0, count=1, caption_dropout=1).x.shape[1])
+    uniform = 1 / (1 + math.exp(mu) * (1 / sigma - 1))
     assert ((sigma > 0) & (sigma < 1)).all()
-    assert sigma.median().item() == pytest.approx(1 / (1 + math.exp(-mu)), abs=0.02)
-    assert torch.logit(sigma).mean().item() == pytest.approx(mu, abs=0.07)
-    assert torch.logit(sigma).std().item() == pytest.approx(1, abs=0.06)
+    assert (uniform * 40).long().sort().values.tolist() == list(range(40))
+    assert (uniform * 40).long().tolist() != list(range(40))
 
 
 # ---- the cache ------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realgen.core.errors import RealGenError
-from realgen.core.types import Progress, Request, Rewrite, Sample
+from realgen.core.types import Metric, Progress, Request, Rewrite, Sample, ScorerInfo
 
 if TYPE_CHECKING:
     from realgen.catalogue import Finding
     from realgen.gallery import Gallery
     from realgen.provenance import Record
+    from realgen.score_table import Row
 
 
 def note(text: str) -> None:
@@ -31,9 +32,9 @@ def error(failure: RealGenError) -> None:
 class Bar:
     """Progress over the pictures of a run, with the step within the batch in work."""
 
-    def __init__(self, bar: Any, total: int) -> None:
+    def __init__(self, bar: Any, total: int, doing: str = "drawing") -> None:
         self._bar = bar
-        self._task = bar.add_task("drawing", total=total, step="")
+        self._task = bar.add_task(doing, total=total, step="")
 
     def within(self, progress: Progress) -> None:
         """The batch in work has gone a step further."""
@@ -41,14 +42,27 @@ class Bar:
 
     def drawn(self, sample: Sample, path: Path) -> None:
         """One picture is finished."""
-        self._bar.update(self._task, advance=1, step="")
+        self.advance()
         rewritten = "" if sample.text == sample.request.prompt else f"  {sample.text}"
         kept = f"  (prompt kept: {sample.note})" if sample.note else ""
-        self._bar.console.print(f"{path}{rewritten}{kept}", markup=False, highlight=False, soft_wrap=True)
+        line = f"{path}{rewritten}{kept}{_chosen(sample)}"
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._bar.update(self._task, advance=1, step="")
+
+
+def _chosen(sample: Sample) -> str:
+    if sample.choice is None:
+        return ""
+    why, seed = sample.choice.why, sample.request.seed
+    reason = next((one.reason for one in sample.choice.candidates if one.seed == seed), "")
+    return f"  (seed {seed}: {why}{': ' if reason else ''}{reason})"
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Bar]:
+def progress(total: int, doing: str = "drawing") -> Iterator[Bar]:
     """A progress bar on stderr, for `total` pictures."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -59,7 +73,7 @@ def progress(total: int) -> Iterator[Bar]:
     with RichProgress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        yield Bar(bar, total)
+        yield Bar(bar, total, doing)
 
 
 @contextmanager
@@ -97,6 +111,61 @@ def finished(gallery: "Gallery", *, as_json: bool) -> None:
         )
     else:
         print(images[0] if len(images) == 1 else f"{gallery.folder} ({len(images)} pictures)")
+
+
+def unscored(rows: "Sequence[Row]") -> None:
+    """What could not be read or scored, a line each, and how many."""
+    from realgen.score_table import reasons
+
+    unreadable = [row for row in rows if row.reason]
+    for row in unreadable:
+        note(f"unreadable: {row.file}: {row.reason}")
+    for row in rows:
+        for reason in reasons(row):
+            note(f"unscored: {row.file}: {reason}")
+    if unreadable:
+        note(f"{len(unreadable)} of {len(rows)} could not be read")
+
+
+def scores(
+    rows: "Sequence[Row]",
+    metrics: Mapping[str, Metric],
+    infos: Mapping[str, ScorerInfo],
+    *,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Each picture's scores, and each scorer's mean with its 95 % interval."""
+    from realgen import score_table
+
+    if as_json:
+        print(json.dumps(score_table.as_json(rows, metrics, infos), indent=2))
+    elif as_csv:
+        print(score_table.as_csv(rows, list(metrics)), end="")
+    else:
+        _print_table(rows, metrics, infos)
+
+
+def _print_table(rows: "Sequence[Row]", metrics: Mapping[str, Metric], infos: Mapping[str, ScorerInfo]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_footer=True)
+    table.add_column("picture", footer=Text("mean\n95 %\nscored"), overflow="fold")
+    for name, metric in metrics.items():
+        held_out = "\n(held out)" if infos[name].is_held_out else ""
+        table.add_column(Text(f"{name}{held_out}"), footer=Text(_footer(metric)), justify="right", no_wrap=True)
+    for row in rows:
+        values = (row.scores[name].value if name in row.scores else None for name in metrics)
+        table.add_row(Text(row.file), *("-" if value is None else f"{value:.4f}" for value in values))
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)  # into a pipe or a file, nothing is cut
+
+
+def _footer(metric: Metric) -> str:
+    mean = f"{metric.value:.4f}" if metric.n else "-"
+    interval = f"{metric.low:.4f} to {metric.high:.4f}" if metric.n > 1 else "-"
+    return f"{mean}\n{interval}\n{metric.n}"
 
 
 def rewrites(requests: Sequence[Request], texts: Sequence[Rewrite], *, as_json: bool) -> None:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,29 +10,31 @@ from typing import Annotated, Any
 import typer
 
 from realgen.apps import _show as show
+from realgen.apps._draw import draw
+from realgen.apps._options import (
+    BestOf,
+    Count,
+    Json,
+    Overrides,
+    ProfileName,
+    PromptFile,
+    RecipeName,
+    Seed,
+    Words,
+    is_override,
+    split_words,
+)
+from realgen.apps._score import score
+from realgen.apps._serve import serve
 from realgen.core import config
-from realgen.core.config import GenerateRecipe, TrainRecipe
 from realgen.core.errors import ConfigError, InputError, RealGenError
-from realgen.core.types import Progress, Request, Rewrite
+from realgen.core.recipes import GenerateRecipe, TrainRecipe
+from realgen.core.types import Request, Rewrite
 
 app = typer.Typer(
     name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=.*", re.DOTALL)
-
-Overrides = Annotated[list[str] | None, typer.Argument(help="KEY=VALUE pairs that override the recipe.")]
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="PROMPT... [KEY=VALUE...]", help="What to draw; - reads stdin, a prompt a line."),
-]
-RecipeName = Annotated[str, typer.Option("--recipe", help="A shipped recipe or a path; see realgen list recipes.")]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="What machine it runs on; shipped, or a path.")]
-Count = Annotated[int, typer.Option("-n", "--num", min=1, help="Pictures a prompt, with seeds SEED, SEED+1, ...")]
-Seed = Annotated[int, typer.Option(help="The first seed.")]
-PromptFile = Annotated[
-    str | None, typer.Option("--prompts", help="File of prompts: .txt, or .jsonl/.csv with prompt, seed, size, name.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+_NAME_A_REWARD = "--recipe one that has scorers and a reward, or reward.weights.NAME=1 for a scorer NAME"
 
 
 @app.command()
@@ -43,6 +43,7 @@ def generate(
     prompts: PromptFile = None,
     num: Count = 1,
     seed: Seed = 0,
+    best_of: BestOf = None,
     raw: Annotated[bool, typer.Option("--raw", help="Draw the prompt as it stands, without rewriting.")] = False,
     steps: Annotated[int | None, typer.Option(help="Denoiser evaluations a picture.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely the text is followed.")] = None,
@@ -75,10 +76,12 @@ def generate(
         "generator.options.size": list(requests.parse_size(size)) if size is not None else ...,
     }
     if source is not None:
-        merged, wanted, optimizer = _recorded(source, texts)
+        merged, wanted, optimizer = _recorded(source, texts, best_of)
     else:
         merged = _load_generate(recipe, profile, overrides, flags)
-        wanted, optimizer = _requests(texts, prompts, seed=seed, num=num), None
+        if best_of is not None and merged.reward is None:
+            raise ConfigError(f"the recipe {recipe} has no reward to prefer by", hint=_NAME_A_REWARD)
+        wanted, optimizer = _requests(texts, prompts, seed=seed, num=num, stride=best_of or 1), None
     signer = Signer(*sign) if sign else None
     if resume is not None:
         gallery = Gallery.resume(resume, requests=wanted, signer=signer)
@@ -92,54 +95,24 @@ def generate(
             suffix=f".{suffix}",
             signer=signer,
         )
-    _draw(merged, gallery, optimizer=optimizer)
+    draw(merged, gallery, optimizer=optimizer, best_of=best_of)
     show.finished(gallery, as_json=as_json)
 
 
-def _draw(recipe: GenerateRecipe, gallery: Any, *, optimizer: Any) -> None:
-    """Draw what is pending; what is finished is kept whatever happens."""
-    pending = gallery.pending
-    show.note(f"realgen: {len(pending)} to draw with {recipe.generator.card or recipe.generator.name}, loading")
-    if not pending:
-        gallery.finish()
-        return
-    from realgen import pipeline, wiring
-
-    generator = wiring.build_generator(recipe)
-    optimizer = optimizer or wiring.build_optimizer(recipe)
-    try:
-        with show.progress(len(pending)) as bar:
-            began = time.perf_counter()
-            samples = pipeline.generate(pending, generator, optimizer=optimizer, batch=recipe.machine.batch)
-            for item in samples:
-                if isinstance(item, Progress):
-                    bar.within(item)
-                else:
-                    bar.drawn(item, gallery.add(item, seconds=time.perf_counter() - began))
-                    began = time.perf_counter()
-    except KeyboardInterrupt:
-        gallery.finish()
-        show.note(f"stopped; finished pictures are kept: continue with --resume {gallery.folder}")
-        raise
-    gallery.finish()
+app.command()(score)
+app.command()(serve)
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Prompts and KEY=VALUE overrides of a command line."""
-    overrides = [word for word in words if _OVERRIDE.fullmatch(word)]
-    return [word for word in words if not _OVERRIDE.fullmatch(word)], overrides
-
-
-def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int) -> list[Request]:
+def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int, stride: int = 1) -> list[Request]:
     from realgen import requests
 
     if list(texts) == ["-"]:
         texts, file = [], "-"
     if file is None:
-        return requests.from_words(texts, seed=seed, count=num)
+        return requests.from_words(texts, seed=seed, count=num, stride=stride)
     if texts:
         raise InputError("prompts on the command line and a file of prompts", hint="give one of them")
-    return requests.read_requests(file, seed=seed, count=num)
+    return requests.read_requests(file, seed=seed, count=num, stride=stride)
 
 
 def _load_generate(name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]) -> GenerateRecipe:
@@ -155,13 +128,14 @@ def _load_generate(name: str, profile: str | None, overrides: Sequence[str], fla
     return recipe
 
 
-def _recorded(source: Path, texts: Sequence[str]) -> tuple[GenerateRecipe, list[Request], Any]:
+def _recorded(source: Path, texts: Sequence[str], best_of: int | None) -> tuple[GenerateRecipe, list[Request], Any]:
     """Recipe, request and text of an image that realgen made."""
     from realgen import provenance
 
+    for given, what in ((texts, "a prompt"), (best_of, "--best-of")):
+        if given:
+            raise InputError(f"{what} beside --from", hint="--from draws what the image records")
     record = provenance.read(source)
-    if texts:
-        raise InputError("a prompt beside --from", hint="--from draws what the image records")
     if record.prompt is None or record.text is None:
         raise InputError(f"{source} does not record its prompt", hint="it was drawn with --no-record")
     recipe = config.from_mapping(record.recipe, where=str(source))
@@ -191,9 +165,10 @@ def rewrite(
     wanted = _requests(texts, prompts, seed=seed, num=num)
     if merged.prompt_optimizer is None:
         raise ConfigError(f"the recipe {recipe} has no prompt optimiser", hint="prompt_optimizer.name=template, say")
-    from realgen import pipeline, wiring
+    from realgen import pipeline
+    from realgen.wiring import use
 
-    rewrites = pipeline.rewrite(wanted, None, optimizer=wiring.build_optimizer(merged))
+    rewrites = pipeline.rewrite(wanted, None, optimizer=use.build_optimizer(merged))
     show.rewrites(wanted, rewrites, as_json=as_json)
 
 
@@ -206,12 +181,12 @@ def train(
     profile: ProfileName = None,
 ) -> None:
     """Train by a recipe, into a run folder that can be resumed."""
-    from realgen import wiring
+    from realgen.wiring import training
 
     if resume is not None:
-        if recipe is not None and not _OVERRIDE.fullmatch(recipe):
+        if recipe is not None and not is_override(recipe):
             raise InputError("a recipe beside --resume", hint="--resume continues with the run's own recipe")
-        merged = wiring.recipe_of(resume, [word for word in (recipe, *(overrides or [])) if word])
+        merged = training.recipe_of(resume, [word for word in (recipe, *(overrides or [])) if word])
         folder = resume
     elif recipe is not None:
         merged = config.load(recipe, profile=profile, overrides=overrides or [])
@@ -221,7 +196,7 @@ def train(
     if not isinstance(merged, TrainRecipe):
         raise ConfigError(f"{recipe} is a recipe of kind {merged.kind}", hint="realgen generate --recipe draws with it")
     show.note(f"realgen: training in {folder}")
-    for step, metrics in wiring.train(merged, folder, resume=resume is not None):
+    for step, metrics in training.train(merged, folder, resume=resume is not None):
         show.metrics(step, merged.steps, metrics)
     show.note(f"finished: {folder / 'model'}")
 
@@ -236,7 +211,7 @@ def inspect(image: Annotated[Path, typer.Argument(help="An image that realgen ma
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, profiles, cards, prompt_optimizers or generators.")],
+    what: Annotated[str, typer.Argument(help="recipes, profiles, cards, prompt_optimizers, generators or scorers.")],
     as_json: Json = False,
 ) -> None:
     """List recipes, profiles, model cards, or the plug-ins of a room."""
@@ -254,10 +229,10 @@ def check(
     """Validate a recipe without loading a model, and print it merged."""
     import yaml
 
-    from realgen import wiring
+    from realgen.wiring import use
 
     merged = config.load(recipe, profile=profile, overrides=overrides or [])
-    wiring.check(merged)
+    use.check(merged)
     print(yaml.safe_dump(merged.model_dump(mode="json"), sort_keys=False), end="")
 
 

@@ -11,10 +11,11 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from realgen.core.config import Spec, validate
+from realgen.core.config import validate
 from realgen.core.errors import ConfigError
+from realgen.core.recipes import Spec
 
-ROOMS = ("prompt_optimizers", "generators")
+ROOMS = ("prompt_optimizers", "generators", "scorers")
 
 
 def names(room: str) -> list[str]:

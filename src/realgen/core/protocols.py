@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL.Image import Image
 
-from realgen.core.types import Progress, Rewrite
+from realgen.core.types import Progress, Rewrite, Score, ScorerInfo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,3 +87,28 @@ class FlowBackbone(Protocol):
     def decode(self, x: "Tensor", size: Size) -> "Tensor":
         """Pixels (B, 3, H, W) in [0, 1] of packed latents."""
         ...
+
+
+class Scorer(Protocol):
+    """Images and the persons' prompts to Scores."""
+
+    info: ScorerInfo
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[str]) -> list[Score]:
+        """One Score an image, in order, of its own image and prompt alone; a bad image is unscored, no error."""
+        ...
+
+
+class DifferentiableScorer(Scorer, Protocol):
+    """A scorer with gradients down to the pixels."""
+
+    def differentiable(self, pixels: "Tensor") -> "Tensor":
+        """Scores (B,) of pixels (B, 3, H, W) in [0, 1]."""
+        ...
+
+
+class TrainableDetector(DifferentiableScorer, Protocol):
+    """A detector that can learn on."""
+
+    module: "nn.Module"
+    """What an optimiser updates."""

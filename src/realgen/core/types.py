@@ -45,14 +45,41 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the images that a search chose from: its seed, its total and the parts of it (None: unscored).
+
+    `is_violated` where a score is outside of its bound; `reason` says why the total is None.
+    """
+
+    seed: int
+    total: float | None
+    parts: Mapping[str, float | None]
+    is_violated: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a search came to an image: what was asked for, all candidates in the order drawn, and why this one."""
+
+    asked: Request
+    candidates: tuple[Candidate, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One image with what made it; `note` says why the text is the prompt itself, where that was not asked for."""
+    """One image with what made it; `note` says why the text is the prompt itself, where that was not asked for.
+
+    Where a search chose the image, `request` is the candidate's own and `choice` says what was asked for.
+    """
 
     request: Request
     text: str
     image: Image
     note: str = ""
     scores: Mapping[str, Score] = field(default_factory=dict)
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)

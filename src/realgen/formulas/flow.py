@@ -60,6 +60,66 @@ def ode_step(x: Tensor, v: Tensor, sigmas: Tensor, index: int) -> FlowStep:
     return FlowStep(index, moved, moved, 0.0)
 
 
+def sde_step(x: Tensor, v: Tensor, sigmas: Tensor, index: int, *, noise: Tensor, eta: float) -> FlowStep:
+    """Flow-SDE, Liu et al. 2025, arXiv 2505.05470, eq. 9: a step whose state has the marginals of the ODE's.
+
+        std = eta sqrt(s / (1 - s)),   dt = s' - s < 0
+        mean = x (1 + std^2 dt / (2 s)) + v (1 + std^2 (1 - s) / (2 s)) dt,   x' = mean + std sqrt(-dt) noise
+
+    At the first step s is 1 and the quotient has no value: there the second level stands in for s in it, as
+    published. `noise` (B, ...) is standard normal. With `eta` 0 it is the Euler step.
+    """
+    if eta == 0:
+        return ode_step(x, v, sigmas, index)
+    s, following = float(sigmas[index]), float(sigmas[index + 1])
+    dt, below_one = following - s, float(sigmas[1]) if index == 0 else s
+    variance = eta * eta * s / (1 - below_one)
+    v = v.to(x.dtype)
+    mean = x * (1 + variance / (2 * s) * dt) + v * (1 + variance * (1 - s) / (2 * s)) * dt
+    deviation = math.sqrt(variance * -dt)
+    return FlowStep(index, mean + deviation * noise, mean, deviation)
+
+
+def cps_step(x: Tensor, v: Tensor, sigmas: Tensor, index: int, *, noise: Tensor, eta: float) -> FlowStep:
+    """Coefficient-preserving sampling, Wang & Yu 2025, arXiv 2509.05952: the noise that is added is taken from noise.
+
+        data = x - s v,   old = x + (1 - s) v,   std = s' sin(eta pi / 2)
+        mean = (1 - s') data + sqrt(s'^2 - std^2) old,   x' = mean + std noise
+
+    The coefficients of data and noise stay those of the schedule. Into level 0, and with `eta` 0, it is the Euler step.
+    """
+    s, following = float(sigmas[index]), float(sigmas[index + 1])
+    deviation = following * math.sin(eta * math.pi / 2)
+    if deviation == 0:
+        return ode_step(x, v, sigmas, index)
+    v = v.to(x.dtype)
+    mean = (1 - following) * (x - s * v) + math.sqrt(following**2 - deviation**2) * (x + (1 - s) * v)
+    return FlowStep(index, mean + deviation * noise, mean, deviation)
+
+
+def log_density(x: Tensor, mean: Tensor, deviation: float) -> Tensor:
+    """Log-density of `x` (B, ...) under N(mean, deviation^2), the mean over elements: (B,), float32.
+
+    The mean, not the sum, as Flow-GRPO has it: a clip range for it therefore scales as 1 / sqrt(number of elements).
+    """
+    if deviation <= 0:
+        raise ValueError("a deterministic step has no density")
+    z = ((x.detach().float() - mean.float()) / deviation).flatten(1)
+    return -(z.square().mean(1)) / 2 - math.log(deviation) - math.log(2 * math.pi) / 2
+
+
+def step_kl(mean: Tensor, reference: Tensor, deviation: float) -> Tensor:
+    """KL of two steps of the same deviation, N(mean) from N(reference), the mean over elements: (B,)."""
+    if deviation <= 0:
+        raise ValueError("a deterministic step has no density")
+    return (mean.float() - reference.float()).square().flatten(1).mean(1) / (2 * deviation**2)
+
+
+def velocity_kl(v: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared difference of two velocities (B, ...): (B,). The KL of a step without its level's weight."""
+    return (v.float() - reference.float()).square().flatten(1).mean(1)
+
+
 def trajectory(velocity: Velocity, x: Tensor, sigmas: Tensor, step: Step = ode_step) -> Iterator[FlowStep]:
     """Walk `x` (B, ...) from `sigmas[0]` to `sigmas[-1]`, yielding every step: the only sampling loop."""
     x = x.float()

@@ -57,3 +57,30 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 def mean_pairwise_distance(features: Tensor) -> float:
     """Mean Euclidean distance of all pairs of different rows (N, D)."""
     return float(torch.pdist(features.double()).mean())
+
+
+def auroc(positives: Tensor, negatives: Tensor) -> float:
+    """Chance that a positive (N,) scores above a negative (M,), ties counting half: the area under the ROC curve."""
+    if min(len(positives), len(negatives)) < 1:
+        raise ValueError("an area under the curve needs both classes")
+    ranked = negatives.double().sort().values
+    below = torch.searchsorted(ranked, positives.double(), side="left")
+    up_to = torch.searchsorted(ranked, positives.double(), side="right")
+    return float((below + up_to).double().mean() / (2 * len(ranked)))
+
+
+def auroc_interval(positives: Tensor, negatives: Tensor) -> Interval:
+    """The area under the ROC curve with the interval of Hanley & McNeil 1982, eq. 1, cut to [0, 1]."""
+    area = auroc(positives, negatives)
+    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
+    n, m = len(positives), len(negatives)
+    variance = (area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)) / (n * m)
+    half = 1.959963984540054 * math.sqrt(max(variance, 0.0))
+    return Interval(area, max(0.0, area - half), min(1.0, area + half))
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> float:
+    """Expected calibration error of P(label = 1) (N,) in bins of equal width: Guo et al. 2017, eq. 3."""
+    place = (probabilities * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.double).index_add_(0, place, (probabilities - labels).double())
+    return float(gap.abs().sum() / len(probabilities))

@@ -10,8 +10,8 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from realgen.core.config import Machine
 from realgen.core.errors import ModelError
+from realgen.core.recipes import Machine
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
 

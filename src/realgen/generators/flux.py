@@ -10,9 +10,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from realgen.core.config import Machine, Spec
 from realgen.core.errors import ConfigError, InputError
 from realgen.core.protocols import Size
+from realgen.core.recipes import Machine, Spec
 from realgen.formulas.flow import shift_of
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline

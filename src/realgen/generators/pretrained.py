@@ -9,9 +9,9 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 from pydantic import Field
 
-from realgen.core.config import Machine, Spec
 from realgen.core.errors import ConfigError, InputError, ModelError
 from realgen.core.protocols import Size
+from realgen.core.recipes import Machine, Spec
 from realgen.core.types import Progress
 from realgen.generators._loading import load_pipeline
 

@@ -5,13 +5,14 @@ Reads the YAML files in `cards/`; fetches nothing.
 
 import difflib
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from realgen.core.config import Spec, validate
+from realgen.core.config import validate
 from realgen.core.errors import ConfigError, ModelError
+from realgen.core.recipes import Spec
 
 
 class PackageSource(Spec):
@@ -36,6 +37,31 @@ class HubSource(Spec):
 
     allow_patterns: tuple[str, ...] = ()
     """Which files are needed; empty takes them all."""
+
+    file: str | None = None
+    """The one file that is needed, by its path in the repository; its folder is then the model's."""
+
+    convert: Literal["checkpoint"] | None = None
+    """Makes safetensors of `file`, a PyTorch checkpoint, without executing what is in it; null keeps it as it is."""
+
+    @model_validator(mode="after")
+    def _one_file_is_converted(self) -> Self:
+        if self.convert and not self.file:
+            message = "convert needs the `file` that is converted"
+            raise ValueError(message)
+        return self
+
+
+class ManualSource(Spec):
+    """A PyTorch checkpoint that a person must download, because its authors keep it where no program may fetch it."""
+
+    kind: Literal["manual"]
+
+    page: str
+    """Where its authors say how it is had."""
+
+    file: str
+    """Its name, which it must have in CACHE/downloads; safetensors are made of it there."""
 
 
 class WheelSource(Spec):
@@ -62,7 +88,7 @@ class WheelSource(Spec):
     """How the file becomes a model folder; null keeps it as it is."""
 
 
-Source = Annotated[PackageSource | HubSource | WheelSource, Field(discriminator="kind")]
+Source = Annotated[PackageSource | HubSource | ManualSource | WheelSource, Field(discriminator="kind")]
 
 
 class Card(Spec):
@@ -74,7 +100,7 @@ class Card(Spec):
     summary: str
     """What the model is, in one line."""
 
-    room: Literal["prompt_optimizers", "generators"]
+    room: Literal["prompt_optimizers", "generators", "scorers"]
     """The room of the plug-in that loads it."""
 
     plugin: str
@@ -85,6 +111,9 @@ class Card(Spec):
 
     gated: bool = False
     """Whether its licence must be accepted on the hub before the files can be fetched."""
+
+    is_held_out: bool = False
+    """Whether it may only evaluate: a recipe that rewards with it is refused."""
 
     source: Source
     """Where the files come from."""

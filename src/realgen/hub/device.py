@@ -2,8 +2,8 @@
 
 import torch
 
-from realgen.core.config import Machine
 from realgen.core.errors import ConfigError
+from realgen.core.recipes import Machine
 
 
 def pick_device(machine: Machine) -> torch.device:

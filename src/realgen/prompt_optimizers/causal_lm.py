@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from realgen.core.config import Machine, Spec
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.protocols import PromptOptimizer
+from realgen.core.recipes import Machine, Spec
 from realgen.core.types import Rewrite
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.integrity import check_folder
@@ -174,7 +174,9 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer (padding on the left) and model; only safetensors, and no code that came with them."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder = str(Path(name).expanduser()) if not _is_hub_id(name) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)

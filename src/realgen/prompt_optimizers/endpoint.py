@@ -13,9 +13,9 @@ from typing import Any
 import httpx2 as httpx
 from pydantic import Field, field_validator
 
-from realgen.core.config import Machine, Spec
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.protocols import PromptOptimizer
+from realgen.core.recipes import Machine, Spec
 from realgen.core.types import Rewrite
 from realgen.prompt_optimizers._answer import judge
 from realgen.prompt_optimizers._question import messages, shipped_instruction

@@ -1,8 +1,7 @@
 """Trains an `AutoencoderKL` on photographs: the room in which the embedded generator draws.
 
-The first part minimises the pixel error with a very small KL term. A second part, where the recipe asks for
-it, freezes the encoder (its latents are what the flow learned) and sharpens the decoder against a patch
-discriminator. Knows nothing of prompts or of the flow.
+It minimises the pixel error with a very small KL term, and so draws softly: `train/decoder.py` sharpens the decoder
+later, behind the encoder as it stands. Knows nothing of prompts or of the flow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from realgen.train.linear_start import start_linear
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, random_crops, to_tensor
 from realgen.train.run import warmup_cosine
-from realgen.train.single import SingleModelTrainer
+from realgen.train.single import Optimizer, SingleModelTrainer
 
 
 def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: int, size: int) -> AutoencoderKL:
@@ -37,7 +36,35 @@ def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: in
     )
 
 
-class AutoencoderTrainer(SingleModelTrainer):
+class ReconstructionTrainer(SingleModelTrainer):
+    """What is measured and shown of an autoencoder in training: held-out photographs through its average."""
+
+    model: AutoencoderKL
+
+    def __init__(
+        self, model: AutoencoderKL, optimizer: Optimizer, held_out: Sequence[Photograph], *, ema_decay: float
+    ) -> None:
+        super().__init__(model, optimizer, ema_decay=ema_decay)
+        self.held_out = held_out
+
+    def evaluate(self) -> Mapping[str, float]:
+        """PSNR in dB and the gradient energy over the photographs' own, of the average on held-out photographs."""
+        self.ema.swap(self.model)
+        psnr, sharpness = reconstruction_quality(self.model, self.held_out)
+        self.ema.swap(self.model)
+        return {"psnr": psnr, "gradient_energy": sharpness}
+
+    @torch.no_grad()
+    def preview(self) -> list[Image.Image]:
+        """Eight held-out photographs, and below them what the average makes of them."""
+        self.ema.swap(self.model)
+        pixels = to_tensor([photograph.pixels for photograph in self.held_out[:8]])
+        decoded = self.model.decode(self.model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        self.ema.swap(self.model)
+        return to_images(torch.cat([pixels, decoded]) / 2 + 0.5)
+
+
+class AutoencoderTrainer(ReconstructionTrainer):
     """One autoencoder, its optimiser and its average."""
 
     def __init__(
@@ -55,12 +82,11 @@ class AutoencoderTrainer(SingleModelTrainer):
         seed: int,
     ) -> None:
         self.photographs = photographs
-        self.held_out = held_out
         self.steps, self.batch, self.crop = steps, batch, crop
         self.learning_rate, self.kl_weight, self.seed = learning_rate, kl_weight, seed
         start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(seed)))
         self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
-        super().__init__(model, self.optimizer, ema_decay=ema_decay)
+        super().__init__(model, self.optimizer, held_out, ema_decay=ema_decay)
 
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on crops that depend on (seed, index) alone."""
@@ -81,22 +107,6 @@ class AutoencoderTrainer(SingleModelTrainer):
         self.optimizer.step(self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=100, floor=0.02))
         self.ema.update(self.model)
         return {"l1": absolute.item(), "mse": squared.item(), "kl": kl.item()}
-
-    def evaluate(self) -> Mapping[str, float]:
-        """PSNR in dB and the gradient energy over the photographs' own, of the average on held-out photographs."""
-        self.ema.swap(self.model)
-        psnr, sharpness = reconstruction_quality(self.model, self.held_out)
-        self.ema.swap(self.model)
-        return {"psnr": psnr, "gradient_energy": sharpness}
-
-    @torch.no_grad()
-    def preview(self) -> list[Image.Image]:
-        """Eight held-out photographs, and below them what the average makes of them."""
-        self.ema.swap(self.model)
-        pixels = to_tensor([photograph.pixels for photograph in self.held_out[:8]])
-        decoded = self.model.decode(self.model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-        self.ema.swap(self.model)
-        return to_images(torch.cat([pixels, decoded]) / 2 + 0.5)
 
 
 def reconstruction_quality(model: AutoencoderKL, photographs: Sequence[Photograph]) -> tuple[float, float]:

@@ -1,30 +1,35 @@
-"""Recipes to live objects: the only place that knows both. Each function builds and returns; none decides."""
+"""What trains."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realgen.core import config, plugins
-from realgen.core.config import (
+from realgen.core import config
+from realgen.core.errors import ConfigError
+from realgen.core.recipes import (
+    AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,
+    DecoderRecipe,
+    DetectorRecipe,
     FlowSftRecipe,
-    GenerateRecipe,
     Machine,
     Plug,
     Recipe,
     TextDistillationRecipe,
     TrainRecipe,
 )
-from realgen.core.errors import ConfigError
-from realgen.core.protocols import Generator, PromptOptimizer
 from realgen.hub import card as cards
 from realgen.hub import fetch
+from realgen.wiring import plugs
+from realgen.wiring.plugs import use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from diffusers import FluxPipeline
 
+    from realgen.train.detectors import Fakes
+    from realgen.train.networks import Network
     from realgen.train.photographs import Photograph
     from realgen.train.run import Trainer
 
@@ -33,58 +38,6 @@ LORA_TARGETS = [
     *("attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 ]
 """FLUX.1's layers that the published LoRA adapts."""
-
-
-def check(recipe: Recipe) -> None:
-    """Validate every plug-in's options of a recipe without loading a model."""
-    if isinstance(recipe, GenerateRecipe):
-        configure("generators", recipe.generator)
-        if recipe.prompt_optimizer is not None:
-            configure("prompt_optimizers", recipe.prompt_optimizer)
-
-
-def configure(room: str, plug: Plug) -> config.Spec:
-    """A plug's options as its own record: the plug-in's defaults < its card's < the recipe's."""
-    options: dict[str, Any] = dict(plug.options)
-    if plug.card is not None:
-        card = cards.read(plug.card)
-        if (card.room, card.plugin) != (room, plug.name):
-            raise ConfigError(
-                f"the card {card.name} is for {card.room}/{card.plugin}, not for {room}/{plug.name}",
-                hint=f"name: {card.plugin}",
-            )
-        options = config.merge(card.options, options)
-    return plugins.configure(room, plug.name, options)
-
-
-def build_generator(recipe: GenerateRecipe) -> Generator:
-    """The recipe's generator, its files fetched where they are missing."""
-    generator: Generator = _build("generators", recipe.generator, recipe.machine)
-    return generator
-
-
-def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
-    """The recipe's prompt optimiser, or None where prompts are drawn as they stand."""
-    if recipe.prompt_optimizer is None:
-        return None
-    optimizer: PromptOptimizer = _build("prompt_optimizers", recipe.prompt_optimizer, recipe.machine)
-    return optimizer
-
-
-def _build(room: str, plug: Plug, machine: Machine) -> Any:
-    options = configure(room, plug)
-    if plug.card is not None and getattr(options, "model", "") is None:
-        options = options.model_copy(update={"model": str(fetch.locate(cards.read(plug.card)))})
-    use_threads(machine)
-    return plugins.find(room, plug.name).build(options, machine)
-
-
-def use_threads(machine: Machine) -> None:
-    """Hold torch to the machine's number of threads."""
-    import torch
-
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
 
 
 def recipe_of(folder: Path, overrides: "Sequence[str]") -> Recipe:
@@ -124,14 +77,7 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
 
 def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     """The trainer of a training recipe."""
-    if isinstance(recipe, AutoencoderRecipe):
-        return _autoencoder_trainer(recipe)
-    if isinstance(recipe, TextDistillationRecipe):
-        return _text_trainer(recipe, folder)
-    if isinstance(recipe, ClassifierRecipe):
-        return _classifier_trainer(recipe)
-    assert isinstance(recipe, FlowSftRecipe)
-    return _flow_trainer(recipe, folder)
+    return _TRAINERS[type(recipe)](recipe, folder)
 
 
 def _photographs(recipe: TrainRecipe, split: str) -> "list[Photograph]":
@@ -142,7 +88,7 @@ def _photographs(recipe: TrainRecipe, split: str) -> "list[Photograph]":
     return read_photographs(recipe.data, split=split)
 
 
-def _autoencoder_trainer(recipe: AutoencoderRecipe) -> "Trainer":
+def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
     import torch
 
     from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder
@@ -166,7 +112,32 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe) -> "Trainer":
     )
 
 
-def _classifier_trainer(recipe: ClassifierRecipe) -> "Trainer":
+def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
+    import torch
+
+    from realgen.train.decoder import DecoderTrainer, Windows, of_one_size, open_autoencoder
+    from realgen.train.discriminator import PatchDiscriminator
+
+    model = open_autoencoder(recipe.model)
+    photographs = of_one_size(_photographs(recipe, "train"))
+    held_out = of_one_size(_photographs(recipe, "test"))
+    torch.manual_seed(recipe.seed)
+    return DecoderTrainer(
+        model,
+        PatchDiscriminator(),
+        Windows(photographs, model, crop=recipe.crop, seed=recipe.seed, cache=folder / "latents-train.pt"),
+        held_out[:128],
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        discriminator_learning_rate=recipe.discriminator_learning_rate,
+        adversarial_weight=recipe.adversarial_weight,
+        adversarial_warmup=recipe.adversarial_warmup,
+        ema_decay=recipe.ema_decay,
+    )
+
+
+def _classifier_trainer(recipe: ClassifierRecipe, _: Path) -> "Trainer":
     import torch
 
     from realgen.train.classifier import ClassifierTrainer, build_classifier
@@ -176,6 +147,91 @@ def _classifier_trainer(recipe: ClassifierRecipe) -> "Trainer":
         build_classifier(recipe.categories),
         _photographs(recipe, "train"),
         _photographs(recipe, "test"),
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        ema_decay=recipe.ema_decay,
+        seed=recipe.seed,
+    )
+
+
+def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
+    import numpy as np
+    import torch
+
+    from realgen.train import fakes
+    from realgen.train.detectors import DetectorTrainer
+
+    photographs = fakes.select(_photographs(recipe, "train"), side=recipe.side, sources=recipe.sources)
+    parts = {"train": [one for place, one in enumerate(photographs) if place % 10], "apart": photographs[::10]}
+    made = {
+        part: [_fakes(name, recipe, pool, folder / f"fakes-{part}-{name}.npz", share) for name in recipe.fakes]
+        for (part, pool), share in zip(parts.items(), (1.0, 0.1), strict=True)
+    }
+    torch.manual_seed(recipe.seed)
+    train, apart = (np.stack([one.pixels for one in parts[part]]) for part in ("train", "apart"))
+    return DetectorTrainer(
+        _network(recipe.network),
+        train,
+        made["train"],
+        (apart[:256], made["apart"]),
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        ema_decay=recipe.ema_decay,
+        seed=recipe.seed,
+    )
+
+
+def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", file: Path, share: float) -> "Fakes":
+    """One family's pictures, made once: they stay in the run folder."""
+    from realgen.generators.flux import FluxBackbone
+    from realgen.train import fakes
+
+    spec, batch = recipe.fakes[name], recipe.machine.batch
+    model = spec.model or _embedded()
+    count = max(1, round(spec.count * share))
+
+    def make() -> "Fakes":
+        if spec.how == "redrawn":
+            backbone = FluxBackbone(_load_flux(model, recipe.machine), max_text_tokens=64)
+            return fakes.redrawn(name, backbone, photographs, count=count, batch=batch, seed=recipe.seed)
+        options = {
+            "model": model,
+            "steps": spec.steps,
+            "guidance": spec.guidance,
+            "max_text_tokens": 64,
+        }
+        plug = Plug(name="flux", options={**options, "size": (recipe.side, recipe.side)})
+        generator = plugs.build("generators", plug, recipe.machine)
+        return fakes.drawn(name, generator, photographs, count=count, batch=batch, seed=recipe.seed)
+
+    return fakes.kept(file, f"{spec} {recipe.seed} {[one.file for one in photographs]}", make)
+
+
+def _network(name: str) -> "Network":
+    from realgen.scorers.residual import Residual, ResidualNet
+    from realgen.train.networks import Network, build_convnext, build_vit
+
+    if name == "residual":
+        module = ResidualNet()
+        return Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
+    return build_vit() if name == "vit" else build_convnext()
+
+
+def _alignment_trainer(recipe: AlignmentRecipe, _: Path) -> "Trainer":
+    import torch
+
+    from realgen.train.dual_encoder import DualEncoderTrainer, build_dual_encoder
+
+    pipeline = _load_flux(recipe.text_model or _embedded(), recipe.machine)
+    torch.manual_seed(recipe.seed)
+    return DualEncoderTrainer(
+        build_dual_encoder(pipeline.text_encoder, side=recipe.side),
+        pipeline.tokenizer,
+        _photographs(recipe, "train"),
+        _photographs(recipe, "test"),
+        side=recipe.side,
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
@@ -259,14 +315,23 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
     )
 
 
-def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
-    """The recipe's model in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
-    import torch
+def _embedded() -> str:
+    return str(fetch.locate(cards.read("tiny")))
+
+
+def _load_flux(model: str, machine: Machine) -> "FluxPipeline":
     from diffusers import FluxPipeline
 
     from realgen.generators._loading import load_pipeline
 
-    pipeline = load_pipeline(FluxPipeline, recipe.model, recipe.machine.model_copy(update={"dtype": "float32"}))
+    return load_pipeline(FluxPipeline, model, machine.model_copy(update={"dtype": "float32"}))
+
+
+def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
+    """The recipe's model in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
+    import torch
+
+    pipeline = _load_flux(recipe.model, recipe.machine)
     if recipe.lora_rank == 0:
         pipeline.transformer.requires_grad_(True)
         if recipe.machine.compile:
@@ -301,3 +366,14 @@ def _saver(pipeline: "FluxPipeline", recipe: FlowSftRecipe) -> "Callable[[Path],
         pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
 
     return save
+
+
+_TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
+    AutoencoderRecipe: _autoencoder_trainer,
+    DecoderRecipe: _decoder_trainer,
+    TextDistillationRecipe: _text_trainer,
+    ClassifierRecipe: _classifier_trainer,
+    DetectorRecipe: _detector_trainer,
+    AlignmentRecipe: _alignment_trainer,
+    FlowSftRecipe: _flow_trainer,
+}

@@ -1,0 +1,1 @@
+"""(Image, prompt) to a Score: a file is a plug-in."""

@@ -1,0 +1,202 @@
+"""Sharpens the decoder of a trained `AutoencoderKL` against a patch discriminator; the encoder stays as it is.
+
+    loss = |y - x| + 2 (y - x)^2 + w(step) a L(D(y)),    a = |d pixel loss / d last| / |d L / d last|
+
+`last` is the kernel of the decoder's last convolution, and w is zero while the discriminator warms up. The latents are
+what the flow learned, so the encoder reads every photograph once, at the start. Knows nothing of prompts or of the
+flow.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.autograd import grad
+
+from realgen.core.errors import ConfigError, DataError, ModelError
+from realgen.train.autoencoder import ReconstructionTrainer
+from realgen.train.discriminator import PatchDiscriminator, adaptive_weight, decoder_loss, discriminator_loss
+from realgen.train.flow_data import _cached
+from realgen.train.optimizers import MuonAdamW
+from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.run import warmup_cosine
+
+
+def open_autoencoder(folder: Path) -> AutoencoderKL:
+    """The autoencoder in `folder`, or in its `vae` where that is a pipeline's: float32, the decoder alone to train."""
+    root = folder / "vae" if (folder / "vae").is_dir() else folder
+    try:
+        name = json.loads((root / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        if name != "AutoencoderKL":
+            raise ModelError(f"{root} holds a {name}, not an AutoencoderKL", hint="give model=FOLDER of one")
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(root, dtype=torch.float32)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"cannot open the autoencoder in {root}: {reason}",
+            hint="give model=FOLDER of a FLUX.1 pipeline or of an AutoencoderKL",
+        ) from error
+    model.register_to_config(_name_or_path="")  # what is exported does not say where this one lay
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    return model
+
+
+def of_one_size(photographs: Sequence[Photograph]) -> list[Photograph]:
+    """Those of the commonest size; the others are left out."""
+    (size, _), *_ = Counter(photograph.pixels.shape for photograph in photographs).most_common(1)
+    return [photograph for photograph in photographs if photograph.pixels.shape == size]
+
+
+class Pairs(NamedTuple):
+    """Windows of photographs with their latents."""
+
+    latents: Tensor
+    """Posterior means (B, channels, crop/factor, crop/factor), seen in the whole photograph."""
+    pixels: Tensor
+    """(B, 3, crop, crop) in [-1, 1]."""
+
+
+class Windows:
+    """Photographs of one size with the latents of the whole of each, held in memory."""
+
+    def __init__(
+        self,
+        photographs: Sequence[Photograph],
+        model: AutoencoderKL,
+        *,
+        crop: int,
+        seed: int,
+        cache: Path | None = None,
+    ) -> None:
+        self.photographs, self.crop, self.seed = photographs, crop, seed
+        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        height, width, _ = photographs[0].pixels.shape
+        if crop % self.factor:
+            raise ConfigError(
+                f"crop {crop} is not a multiple of the autoencoder's factor {self.factor}",
+                hint=f"crop={-(-crop // self.factor) * self.factor}",
+            )
+        if height % self.factor or width % self.factor or crop > min(height, width):
+            raise DataError(
+                f"photographs of {width}x{height} have no windows of {crop} on a grid of {self.factor}",
+                hint="a smaller crop, or photographs whose sides are multiples of the autoencoder's factor",
+            )
+        self.latents = _cached(cache, _key(photographs, model), lambda: _encode_all(photographs, model))
+        """(N, channels, H/factor, W/factor), bfloat16: the decoder computes in it."""
+
+    def draw(self, index: int, *, count: int) -> Pairs:
+        """`count` windows on the latents' grid that depend on (seed, index) alone."""
+        rng = np.random.default_rng((self.seed, index))
+        side, (rows, columns) = self.crop // self.factor, self.latents.shape[2:]
+        chosen = rng.integers(len(self.photographs), size=count)
+        tops = rng.integers(rows - side + 1, size=count)
+        lefts = rng.integers(columns - side + 1, size=count)
+        places = list(zip(chosen.tolist(), tops.tolist(), lefts.tolist(), strict=True))
+        latents = [self.latents[i, :, top : top + side, left : left + side] for i, top, left in places]
+        pixels = [self._window(i, top * self.factor, left * self.factor) for i, top, left in places]
+        return Pairs(torch.stack(latents).float(), to_tensor(pixels))
+
+    def _window(self, index: int, top: int, left: int) -> np.ndarray:
+        return self.photographs[index].pixels[top : top + self.crop, left : left + self.crop]
+
+
+class DecoderTrainer(ReconstructionTrainer):
+    """One decoder behind its frozen encoder, its discriminator, both optimisers and the decoder's average."""
+
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        discriminator: PatchDiscriminator,
+        windows: Windows,
+        held_out: Sequence[Photograph],
+        *,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        discriminator_learning_rate: float,
+        adversarial_weight: float,
+        adversarial_warmup: int,
+        ema_decay: float,
+    ) -> None:
+        self.windows, self.discriminator = windows, discriminator
+        self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
+        self.adversarial_weight, self.adversarial_warmup = adversarial_weight, adversarial_warmup
+        self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            discriminator.parameters(), lr=discriminator_learning_rate, betas=(0.5, 0.9)
+        )
+        super().__init__(model, self.optimizer, held_out, ema_decay=ema_decay)
+        self._parts |= {"discriminator": discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One step of the decoder, then one of the discriminator, on windows that depend on (seed, index) alone."""
+        latents, pixels = self.windows.draw(index, count=self.batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = self.model.decode(latents).sample.float()
+        metrics = self.backward(decoded, pixels, share=rise(index, warmup=self.adversarial_warmup))
+        self.optimizer.clip(1.0)
+        warmup = min(100, self.steps // 10)
+        self.optimizer.step(self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=warmup, floor=0.02))
+        self.ema.update(self.model)
+        return {**metrics, "discriminator": self.discriminate(pixels, decoded.detach())}
+
+    def backward(self, decoded: Tensor, pixels: Tensor, *, share: float) -> dict[str, float]:
+        """The decoder's gradients, with `share` of the adversarial weight: at 0 those of the pixel loss alone."""
+        error = decoded - pixels
+        absolute, squared = error.abs().mean(), error.square().mean()
+        (gradient,) = grad(absolute + 2 * squared, decoded)
+        metrics = {"l1": absolute.item(), "mse": squared.item(), "adversarial": 0.0, "adaptive_weight": 0.0}
+        if (weight := share * self.adversarial_weight) > 0:
+            adversarial = decoder_loss(self._answers(decoded))
+            (towards_real,) = grad(adversarial, decoded)
+            last = self.model.decoder.conv_out.weight
+            at_last = [grad(decoded, last, way, retain_graph=True)[0] for way in (gradient, towards_real)]
+            adaptive = adaptive_weight(*at_last)
+            gradient = gradient + weight * adaptive * towards_real
+            metrics |= {"adversarial": adversarial.item(), "adaptive_weight": adaptive.item()}
+        decoded.backward(gradient)
+        return metrics
+
+    def discriminate(self, pixels: Tensor, decoded: Tensor) -> float:
+        """One optimiser step of the discriminator; returns its loss, which is 2 where it cannot tell."""
+        real, fake = self._answers(torch.cat([pixels, decoded])).chunk(2)
+        loss = discriminator_loss(real, fake)
+        loss.backward()
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        return float(loss)
+
+    def _answers(self, pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            answers: Tensor = self.discriminator(pixels)
+        return answers.float()
+
+
+def rise(step: int, *, warmup: int) -> float:
+    """Share of the adversarial weight at `step`: 0 for `warmup` steps, then up to 1 over as many."""
+    return min(1.0, max(0.0, (step + 1 - warmup) / max(1, warmup)))
+
+
+def _key(photographs: Sequence[Photograph], model: AutoencoderKL) -> str:
+    digest = hashlib.sha256("\n".join(photograph.file for photograph in photographs).encode())
+    for value in model.encoder.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _encode_all(photographs: Sequence[Photograph], model: AutoencoderKL) -> Tensor:
+    chunks = []
+    for start in range(0, len(photographs), 64):
+        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            chunks.append(model.encode(pixels).latent_dist.mean.to(torch.bfloat16))
+    return torch.cat(chunks)

@@ -1,0 +1,158 @@
+"""Fits a detector to tell photographs from generated pictures of the same content.
+
+Every step holds photographs, a generated picture for each (drawn for its caption, or the photograph itself through
+an autoencoder), and the same generated pictures degraded. Degraded photographs are rare, so that a degradation is
+no sign of a photograph: without that, blur and noise are the cheapest way to look real. Knows no detector's
+architecture and no generator.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from realgen.formulas.stats import auroc
+from realgen.train.degradations import KINDS, degrade, random_degradation, recolour
+from realgen.train.networks import Network
+from realgen.train.run import warmup_cosine
+from realgen.train.single import SingleModelTrainer
+
+DEGRADED_PHOTOGRAPHS = 0.2
+"""Share of photographs that are degraded too."""
+SMOOTHING = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Fakes:
+    """Generated pictures of one family, each with the place of the photograph whose content it has."""
+
+    family: str
+    pixels: np.ndarray
+    """(N, H, W, 3) uint8, saved and read as the photographs were."""
+    partner: np.ndarray
+    """(N,) places of photographs."""
+
+
+class DetectorTrainer(SingleModelTrainer):
+    """One detector's network, its optimiser and its average."""
+
+    def __init__(
+        self,
+        network: Network,
+        photographs: np.ndarray,
+        fakes: Sequence[Fakes],
+        held_out: tuple[np.ndarray, Sequence[Fakes]],
+        *,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        ema_decay: float,
+        seed: int,
+    ) -> None:
+        self.optimizer = torch.optim.AdamW(network.module.parameters(), lr=learning_rate, weight_decay=0.05)
+        super().__init__(network.module, self.optimizer, ema_decay=ema_decay)
+        self.network, self.log_odds = network, network.log_odds
+        self.photographs, self.fakes = photographs, list(fakes)
+        self.held_out_photographs, self.held_out_fakes = held_out
+        self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One optimiser step on `batch` photographs and as many fakes, clean and degraded; depends on (seed, index)."""
+        real, clean, degraded = self._draw(np.random.default_rng((self.seed, index)))
+        self.model.train()
+        with torch.random.fork_rng(devices=()), torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
+            answers = self.log_odds(to_pixels([*real, *clean, *degraded])).float()
+        on_real, on_clean, on_degraded = answers.chunk(3)
+        loss = (
+            _cross_entropy(on_real, real=True)
+            + (_cross_entropy(on_clean, real=False) + _cross_entropy(on_degraded, real=False)) / 2
+            + F.relu(on_degraded - on_clean.detach()).mean() / 2
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=min(100, self.steps // 4))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model)
+        right = torch.cat([on_real > 0, on_clean < 0])
+        return {"loss": loss.item(), "accuracy": float(right.float().mean())}
+
+    def _draw(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        real, clean, degraded = [], [], []
+        for _ in range(self.batch):
+            family = self.fakes[int(rng.integers(len(self.fakes)))]
+            chosen = int(rng.integers(len(family.pixels)))
+            photograph = recolour(self.photographs[family.partner[chosen]], rng)
+            fake = recolour(family.pixels[chosen], rng)
+            real.append(random_degradation(photograph, rng) if rng.random() < DEGRADED_PHOTOGRAPHS else photograph)
+            clean.append(fake)
+            degraded.append(random_degradation(fake, rng))
+        return real, clean, degraded
+
+    @torch.no_grad()
+    def answers(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        """Log-odds (N,) of the weights as they stand."""
+        self.model.eval()
+        return torch.cat([self.log_odds(to_pixels(pixels[start : start + 64])) for start in range(0, len(pixels), 64)])
+
+    def evaluate(self) -> Mapping[str, float]:
+        """AUROC of the average on held-out pictures, by family, and the mean change of P(real) under degradations."""
+        self.ema.swap(self.model)
+        on_real = self.answers(self.held_out_photographs)
+        figures: dict[str, float] = {}
+        for fakes in self.held_out_fakes:
+            on_fakes = self.answers(fakes.pixels)
+            figures[f"auroc_{fakes.family}"] = auroc(on_real, on_fakes)
+        rng = np.random.default_rng(0)
+        some = self.held_out_fakes[0].pixels[:64]
+        before = torch.sigmoid(self.answers(some))
+        for kind in KINDS:
+            after = torch.sigmoid(self.answers([degrade(pixels, kind, 0.5, rng) for pixels in some]))
+            figures[f"gain_{kind}"] = float((after - before).mean())
+        self.ema.swap(self.model)
+        return figures
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Write the average, its head divided by the temperature that fits held-out pictures best (Guo et al. 2017)."""
+        self.ema.swap(self.model)
+        on_fakes = torch.cat([self.answers(fakes.pixels) for fakes in self.held_out_fakes])
+        temperature = fit_temperature(self.answers(self.held_out_photographs), on_fakes)
+        kept = [parameter.clone() for parameter in self.network.head.parameters()]
+        for parameter, value in zip(self.network.head.parameters(), kept, strict=True):
+            parameter.copy_(value / temperature)
+        self.network.save(folder)
+        for parameter, value in zip(self.network.head.parameters(), kept, strict=True):
+            parameter.copy_(value)
+        self.ema.swap(self.model)
+
+    def preview(self) -> list[Image.Image]:
+        """Eight pictures of every family as the detector sees them, degraded ones among them."""
+        rng = np.random.default_rng(0)
+        rows = [fakes.pixels[:8] for fakes in self.held_out_fakes] + [self.held_out_photographs[:8]]
+        rows.append(np.stack([random_degradation(pixels, rng) for pixels in self.held_out_fakes[0].pixels[:8]]))
+        return [Image.fromarray(pixels) for row in rows for pixels in row if len(row) == 8]
+
+
+def to_pixels(pixels: Sequence[np.ndarray]) -> Tensor:
+    """Pictures of one size (H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+
+
+def _cross_entropy(log_odds: Tensor, *, real: bool) -> Tensor:
+    wanted = torch.full_like(log_odds, 1 - SMOOTHING if real else SMOOTHING)
+    return F.binary_cross_entropy_with_logits(log_odds, wanted)
+
+
+def fit_temperature(on_real: Tensor, on_fakes: Tensor) -> float:
+    """The temperature T of log-odds / T with the least log-loss, both classes weighing the same; within [0.05, 20]."""
+    candidates = torch.logspace(-1.3, 1.3, 200)[:, None]  # a search over one number needs no optimiser
+    losses = F.softplus(-on_real / candidates).mean(1) + F.softplus(on_fakes / candidates).mean(1)
+    return float(candidates[losses.argmin()])

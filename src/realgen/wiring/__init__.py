@@ -1,0 +1,1 @@
+"""Recipes to live objects: the only place that knows both. Each function builds and returns; none decides."""

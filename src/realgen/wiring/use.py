@@ -1,0 +1,60 @@
+"""What draws and what scores."""
+
+from dataclasses import replace
+
+from realgen.core.errors import ConfigError
+from realgen.core.protocols import Generator, PromptOptimizer, Scorer
+from realgen.core.recipes import GenerateRecipe, Recipe, ScoreRecipe
+from realgen.hub import card as cards
+from realgen.wiring.plugs import build, configure
+
+
+def check(recipe: Recipe) -> None:
+    """Validate every plug-in's options of a recipe without loading a model."""
+    if isinstance(recipe, GenerateRecipe):
+        configure("generators", recipe.generator)
+        if recipe.prompt_optimizer is not None:
+            configure("prompt_optimizers", recipe.prompt_optimizer)
+    if isinstance(recipe, GenerateRecipe | ScoreRecipe):
+        for plug in recipe.scorers.values():
+            configure("scorers", plug)
+        for name in recipe.rewarded:
+            card = recipe.scorers[name].card
+            if card is not None and cards.read(card).is_held_out:
+                raise _held_out(name)
+
+
+def build_generator(recipe: GenerateRecipe) -> Generator:
+    """The recipe's generator, its files fetched where they are missing."""
+    generator: Generator = build("generators", recipe.generator, recipe.machine)
+    return generator
+
+
+def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
+    """The recipe's prompt optimiser, or None where prompts are drawn as they stand."""
+    if recipe.prompt_optimizer is None:
+        return None
+    optimizer: PromptOptimizer = build("prompt_optimizers", recipe.prompt_optimizer, recipe.machine)
+    return optimizer
+
+
+def build_scorers(recipe: GenerateRecipe | ScoreRecipe) -> dict[str, Scorer]:
+    """The recipe's scorers by name; ConfigError where a held-out detector is part of its reward."""
+    check(recipe)
+    scorers: dict[str, Scorer] = {}
+    for name, plug in recipe.scorers.items():
+        scorer: Scorer = build("scorers", plug, recipe.machine)
+        if plug.card is not None:
+            card = cards.read(plug.card)
+            is_held_out = scorer.info.is_held_out or card.is_held_out
+            scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out)
+        if scorer.info.is_held_out and name in recipe.rewarded:
+            raise _held_out(name)
+        scorers[name] = scorer
+    return scorers
+
+
+def _held_out(name: str) -> ConfigError:
+    return ConfigError(
+        f"the scorer {name!r} is held out: it only evaluates", hint="take it out of the reward, leave it in scorers"
+    )
