@@ -167,7 +167,9 @@ def test_a_long_body_is_refused_and_the_answer_arrives_while_it_is_sent(small):
 def test_a_body_of_10_gb_is_refused_before_it_is_sent(small, expect):
     began = time.monotonic()
     with small.raw((HEAD.format(10**10) + expect + "\r\n").encode()) as line:
-        answer = line.recv(4096)
+        answer = b""
+        while not answer.endswith(b"}") and (more := line.recv(4096)):  # head and body may come one by one
+            answer += more
     assert b" 413 " in answer
     assert b"10,000,000,000 bytes" in answer
     assert time.monotonic() - began < 2

@@ -173,7 +173,7 @@ class DecoderTrainer(ReconstructionTrainer):
         loss.backward()
         self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     def _answers(self, pixels: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
