@@ -10,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from realgen.core.errors import ModelError, OutputError
+from realgen.hub import card as cards
 from realgen.hub import fetch
 from realgen.hub.card import Card
 from realgen.hub.fetch import Progress, cache_folder, is_present, locate
@@ -180,3 +181,10 @@ def test_a_hub_that_gives_nothing_gets_one_line(
         locate(make_card({"kind": "hub", "repo": "a/b"}, gated=gated))
     assert hint in caught.value.hint
     assert "\n" not in caught.value.hint
+
+
+def test_a_served_model_is_always_there_and_never_fetched():
+    card = cards.read("gpt-5-prompt")
+    assert is_present(card)
+    with pytest.raises(ModelError, match="runs on a server"):
+        locate(card)

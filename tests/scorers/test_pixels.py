@@ -137,3 +137,26 @@ def test_rows_of_a_batch_do_not_touch():
     read = Preprocess(24)
     alone = torch.cat([read.differentiable(batch[:1]), read.differentiable(batch[1:])])
     assert torch.allclose(read.differentiable(batch), alone, atol=1e-6)
+
+
+def test_a_ribbon_is_not_enlarged_as_a_whole():
+    """30,000 x 10 pixels at side 32: only the centre is resized, and it is what the whole would show there."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 30_000, 3), dtype=np.uint8)
+    prepare = Preprocess(size=32, fit="crop", resample="bicubic")
+    ribbon = Image.fromarray(pixels)
+    whole = ribbon.resize((96_000, 32), Image.Resampling.BICUBIC).crop((47_984, 0, 48_016, 32))
+    wanted = torch.from_numpy(np.array(whole)).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (prepare.mean, prepare.std))
+    assert (prepare(ribbon) * std + mean - wanted).abs().max() <= 1 / 255 + 1e-6
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    assert (prepare.differentiable(tensor)[0] - prepare(ribbon)).abs().max() < 0.1
+
+
+def test_the_long_side_is_rounded_down():
+    """1024 x 768 at side 32: 42.67 by 32, so 42, as transformers' CLIP has it; 5 are cut on the left."""
+    pixels = np.random.default_rng(0).integers(0, 256, (768, 1024, 3), dtype=np.uint8)
+    resized = Image.fromarray(pixels).resize((42, 32), Image.Resampling.BILINEAR).crop((5, 0, 37, 32))
+    prepare = Preprocess(size=32, fit="crop", mean=(0.0,) * 3, std=(1.0,) * 3)
+    torch.testing.assert_close(
+        prepare(Image.fromarray(pixels)), torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+    )

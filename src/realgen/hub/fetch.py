@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 
 from realgen.core.errors import ModelError, OutputError
-from realgen.hub.card import Card, HubSource, ManualSource, PackageSource, WheelSource
+from realgen.hub.card import Card, HubSource, ManualSource, PackageSource, ServerSource, WheelSource
 from realgen.hub.convert import convert_checkpoint
 from realgen.hub.integrity import MANIFEST, check_folder, check_manifest, sha256_of, write_manifest
 
@@ -54,6 +54,8 @@ def is_present(card: Card) -> bool:
     source = card.source
     if isinstance(source, PackageSource):
         return _package_folder(source).is_dir()
+    if isinstance(source, ServerSource):
+        return True
     if isinstance(source, WheelSource):
         return (_wheel_folder(card.name, source) / MANIFEST).is_file()
     if isinstance(source, ManualSource) or source.convert:
@@ -68,6 +70,8 @@ def locate(card: Card, *, progress: Listener | None = None) -> Path:
     are damaged or cannot be had, OutputError where the cache cannot be written.
     """
     tell = progress or (lambda _: None)
+    if isinstance(card.source, ServerSource):
+        raise ModelError(f"{card.name} runs on a server: there is nothing to fetch", hint="use it as it is")
     try:
         if isinstance(card.source, PackageSource):
             return _locate_package(card.source)

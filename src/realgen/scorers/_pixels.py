@@ -16,6 +16,9 @@ from torch.nn import functional as F
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+MAX_ASPECT = 4
+"""Of a longer picture the ends are left out before it is resized and its centre cut."""
+
 Triple = tuple[float, float, float]
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -37,6 +40,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """(3, size, size) of an RGB image."""
+        image = image.crop(self._reach(image.width, image.height))
         for side in self._sides:
             width, height = self._fitted(image.width, image.height, side)
             if image.size != (width, height):
@@ -49,6 +53,8 @@ class Preprocess:
 
     def differentiable(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) of pixels (B, 3, H, W) in [0, 1], with gradients."""
+        left, top, right, bottom = self._reach(pixels.shape[3], pixels.shape[2])
+        pixels = pixels[:, :, top:bottom, left:right]
         for side in self._sides:
             width, height = self._fitted(pixels.shape[3], pixels.shape[2], side)
             for size in ((pixels.shape[2], width), (height, width)):  # Pillow's two passes, each cut to [0, 1]
@@ -68,7 +74,15 @@ class Preprocess:
         if self.fit == "squash":
             return side, side
         scale = side / min(width, height)
-        return max(side, round(width * scale)), max(side, round(height * scale))
+        return max(side, int(width * scale)), max(side, int(height * scale))  # rounded down, as transformers does
+
+    def _reach(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what a centre crop can see: a ribbon is not enlarged as a whole."""
+        if self.fit == "squash":
+            return 0, 0, width, height
+        longest = MAX_ASPECT * min(width, height)
+        left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+        return left, top, width - left, height - top
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         mean, std = (torch.tensor(part, device=pixels.device).view(3, 1, 1) for part in (self.mean, self.std))

@@ -24,7 +24,7 @@ from torch.autograd import grad
 from realgen.core.errors import ConfigError, DataError, ModelError
 from realgen.train.autoencoder import ReconstructionTrainer
 from realgen.train.discriminator import PatchDiscriminator, adaptive_weight, decoder_loss, discriminator_loss
-from realgen.train.flow_data import _cached
+from realgen.train.flow_data import cached
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
 from realgen.train.run import warmup_cosine
@@ -90,7 +90,7 @@ class Windows:
                 f"photographs of {width}x{height} have no windows of {crop} on a grid of {self.factor}",
                 hint="a smaller crop, or photographs whose sides are multiples of the autoencoder's factor",
             )
-        self.latents = _cached(cache, _key(photographs, model), lambda: _encode_all(photographs, model))
+        self.latents = cached(cache, _key(photographs, model), lambda: _encode_all(photographs, model))
         """(N, channels, H/factor, W/factor), bfloat16: the decoder computes in it."""
 
     def draw(self, index: int, *, count: int) -> Pairs:

@@ -53,7 +53,7 @@ class FlowData:
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
         weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._latents = _cached(cache, _key(photographs, size), lambda: _encode_all(photographs, encode, size))
+        self._latents = cached(cache, _key(photographs, size), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
         self._shift = shift_of(self._latents.shape[2])
 
@@ -100,7 +100,7 @@ def _key(photographs: Sequence[Photograph], size: int) -> str:
     return hashlib.sha256(f"{size}\n{names}".encode()).hexdigest()
 
 
-def _cached(file: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
+def cached(file: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
     """What `file` holds for these photographs, or what `compute` returns, kept there for the next start of the run."""
     if file is not None and file.is_file():
         kept = torch.load(file, weights_only=True)
