@@ -14,7 +14,7 @@ from realgen.core import config, plugins
 from realgen.core.errors import ConfigError
 from realgen.hub import card as cards
 
-_EXTRAS = {"peft": "train", "c2pa": "c2pa"}
+_EXTRAS = {"peft": "train", "c2pa": "c2pa", "fastapi": "serve"}
 
 
 @dataclass(frozen=True, slots=True)
