@@ -23,7 +23,7 @@ from realgen.formulas import stats
 from realgen.generators.flux import FluxBackbone
 from realgen.train import fakes
 from realgen.train.degradations import KINDS, STRENGTHS, degrade
-from realgen.train.photographs import Photograph, read_photographs
+from realgen.train.photographs import Photograph, find_manifest, read_photographs
 from realgen.wiring import use
 
 FAMILIES = {
@@ -150,13 +150,13 @@ def p_real(detector: Scorer, pixels: Sequence[np.ndarray]) -> Tensor:
 
 
 def _rows(folder: Path) -> list[dict[str, object]]:
-    root = folder if (folder / "manifest.jsonl").is_file() else folder / folder.name
-    return [json.loads(line) for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (find_manifest(folder) / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def _pixels(folder: Path, row: Mapping[str, object]) -> np.ndarray:
-    root = folder if (folder / "manifest.jsonl").is_file() else folder / folder.name
-    with Image.open(root / str(row["file"])) as image:
+    with Image.open(find_manifest(folder) / str(row["file"])) as image:
         return np.array(image.convert("RGB"))
 
 

@@ -12,8 +12,9 @@ from realgen.core import config
 from realgen.core.errors import ConfigError, DataError, InputError, ModelError
 from realgen.core.recipes import Machine, Plug
 from realgen.hub import card as cards
+from realgen.hub import plugs
 from realgen.train.run import Run
-from realgen.wiring import plugs, training, use
+from realgen.wiring import training, use
 from scorers.factories import FACTORIES
 
 

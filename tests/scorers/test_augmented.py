@@ -14,6 +14,7 @@ from realgen.core.errors import ConfigError
 from realgen.core.images import ImageBatch
 from realgen.core.recipes import Spec
 from realgen.core.types import Score, ScorerInfo
+from realgen.hub import plugs
 from realgen.hub.card import Card
 from realgen.scorers import augmented
 from realgen.scorers.augmented import AsItIs, Augmented, Blur, DifferentiableAugmented, Jpeg, Options, Resize
@@ -291,8 +292,8 @@ def test_a_card_within_gives_files_licence_and_whether_it_is_held_out(within, mo
             "min_memory_gb": 1,
         }
     )
-    monkeypatch.setattr(augmented.cards, "read", lambda name: card)
-    monkeypatch.setattr(augmented.fetch, "locate", lambda found: f"/models/{found.name}")
+    monkeypatch.setattr(plugs.cards, "read", lambda name: card)
+    monkeypatch.setattr(plugs.fetch, "locate", lambda found: f"/models/{found.name}")
     scorer = built({"scorer": {"name": "shade", "card": "shady"}})
     assert calls[0][0] == InnerOptions(least=2, model="/models/shady")
     assert (scorer.info.licence, scorer.info.is_held_out) == ("CC-BY-NC-4.0", True)

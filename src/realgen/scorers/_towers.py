@@ -112,7 +112,7 @@ def _dino_body(shape: TowerShape) -> Any:
         from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
         from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
     except ImportError as error:
-        raise ModelError("this transformers knows no DINOv3", hint='pip install -U "transformers>=4.57"') from error
+        raise ModelError("this transformers knows no DINOv3", hint='pip install -U "transformers>=5.6"') from error
     config = DINOv3ViTConfig(
         hidden_size=shape.width,
         intermediate_size=shape.mlp,

@@ -122,7 +122,7 @@ def load(name: str, machine: Machine, *, max_pixels: int | None = None) -> Local
     Only safetensors are read, and no code that came with them. `max_pixels` replaces the checkpoint's own bound.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
     from transformers.utils import logging
 
     source = name if _is_hub_id(name) else str(_model_folder(Path(name).expanduser()))
@@ -135,7 +135,7 @@ def load(name: str, machine: Machine, *, max_pixels: int | None = None) -> Local
         if model_type != _MODEL_TYPE:
             raise ModelError(f"{name} is a model of type {model_type}, not {_MODEL_TYPE}", hint=_HINT)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
-        processor = _processor_class().from_pretrained(source, **bound)
+        processor = Qwen2VLImageProcessorPil.from_pretrained(source, **bound)
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, **settings)
     except (ImportError, OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"cannot load {name}: {_line(error)}", hint=_HINT) from error
@@ -143,16 +143,6 @@ def load(name: str, machine: Machine, *, max_pixels: int | None = None) -> Local
         raise ModelError(f"{name} lacks {len(missing)} weights, such as {missing[0]}", hint="fetch the model again")
     _decode_greedily(model, tokenizer)
     return LocalViewer(model.to(device).eval().requires_grad_(False), tokenizer, processor, batch=machine.batch)
-
-
-def _processor_class() -> Any:
-    """The image processor that works on Pillow's images; transformers 4 has it under the name without Pil."""
-    import transformers
-
-    try:
-        return transformers.Qwen2VLImageProcessorPil
-    except AttributeError:
-        return transformers.Qwen2VLImageProcessor
 
 
 def _decode_greedily(model: Any, tokenizer: Any) -> None:

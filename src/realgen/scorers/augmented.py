@@ -10,8 +10,8 @@ nothing of the scorer within.
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from PIL import Image, ImageFilter
@@ -19,14 +19,11 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from realgen.core import config, plugins
-from realgen.core.errors import ConfigError
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import DifferentiableScorer, Scorer
 from realgen.core.recipes import Machine, Plug, Spec
 from realgen.core.types import Score
-from realgen.hub import card as cards
-from realgen.hub import fetch
+from realgen.hub.plugs import build_scorer, configure
 
 JPEG_SIDE = 65_500
 """The longest side of a JPEG file."""
@@ -61,7 +58,7 @@ class Options(Spec):
         if not all(0 < value <= 4 for value in (*self.resize, *self.blur)):
             message = "a resize factor and a blur are above 0 and at most 4"
             raise ValueError(message)
-        configure(self.scorer)
+        configure("scorers", self.scorer)
         return self
 
 
@@ -173,37 +170,10 @@ def build(options: Options, machine: Machine) -> Augmented:
     views += [Jpeg(quality) for quality in options.jpeg]
     views += [Resize(factor) for factor in options.resize]
     views += [Blur(deviation) for deviation in options.blur]
-    scorer = build_within(options.scorer, machine)
+    scorer = build_scorer(options.scorer, machine)
     has_gradients = callable(getattr(scorer, "differentiable", None))
     has_views = any(not isinstance(view, Jpeg) for view in views)
     return (DifferentiableAugmented if has_gradients and has_views else Augmented)(scorer, views)
-
-
-def configure(plug: Plug) -> Spec:
-    """The options of the scorer within: its defaults < its card's < the recipe's."""
-    options: dict[str, Any] = dict(plug.options)
-    if plug.card is not None:
-        card = cards.read(plug.card)
-        if (card.room, card.plugin) != ("scorers", plug.name):
-            raise ConfigError(
-                f"the card {card.name} is for {card.room}/{card.plugin}, not for scorers/{plug.name}",
-                hint=f"name: {card.plugin}",
-            )
-        options = config.merge(card.options, options)
-    return plugins.configure("scorers", plug.name, options)
-
-
-def build_within(plug: Plug, machine: Machine) -> Scorer:
-    """The scorer within; its card's licence and whether it is held out go into its info, as for any scorer."""
-    options = configure(plug)
-    card = None if plug.card is None else cards.read(plug.card)
-    if card is not None and getattr(options, "model", "") is None:
-        options = options.model_copy(update={"model": str(fetch.locate(card))})
-    scorer: Scorer = plugins.find("scorers", plug.name).build(options, machine)
-    if card is not None:
-        is_held_out = scorer.info.is_held_out or card.is_held_out
-        scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out)
-    return scorer
 
 
 def _seen(pictures: ImageBatch, view: Callable[[Image.Image], Image.Image]) -> ImageBatch:

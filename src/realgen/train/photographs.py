@@ -31,7 +31,7 @@ class Photograph:
 
 def read_photographs(folder: str | Path, *, split: str) -> list[Photograph]:
     """All photographs of one split, in the manifest's order."""
-    root = _find_manifest(Path(folder))
+    root = find_manifest(Path(folder))
     rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = [row for row in rows if row["split"] == split]
     if not chosen:
@@ -39,7 +39,8 @@ def read_photographs(folder: str | Path, *, split: str) -> list[Photograph]:
     return [_photograph(root, row) for row in chosen]
 
 
-def _find_manifest(folder: Path) -> Path:
+def find_manifest(folder: Path) -> Path:
+    """`folder`, or the folder of its own name inside, as archives unpack: where manifest.jsonl lies."""
     for root in (folder, folder / folder.name):
         if (root / "manifest.jsonl").is_file():
             return root

@@ -12,7 +12,7 @@ from realgen.core.recipes import GenerateRecipe, Plug, ScoreRecipe
 from realgen.hub import card as cards
 from realgen.hub import fetch
 from realgen.hub.integrity import MANIFEST, sha256_of
-from realgen.wiring.plugs import configure
+from realgen.hub.plugs import configure
 from realgen.wiring.use import build_scorers
 
 

@@ -19,9 +19,8 @@ from realgen.core.recipes import (
     TrainRecipe,
 )
 from realgen.hub import card as cards
-from realgen.hub import fetch
-from realgen.wiring import plugs
-from realgen.wiring.plugs import use_threads
+from realgen.hub import fetch, plugs
+from realgen.hub.plugs import use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

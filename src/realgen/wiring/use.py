@@ -1,12 +1,10 @@
 """What draws and what scores."""
 
-from dataclasses import replace
-
 from realgen.core.errors import ConfigError
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.recipes import GenerateRecipe, Recipe, ScoreRecipe
 from realgen.hub import card as cards
-from realgen.wiring.plugs import build, configure
+from realgen.hub.plugs import build, build_scorer, configure
 
 
 def check(recipe: Recipe) -> None:
@@ -43,11 +41,7 @@ def build_scorers(recipe: GenerateRecipe | ScoreRecipe) -> dict[str, Scorer]:
     check(recipe)
     scorers: dict[str, Scorer] = {}
     for name, plug in recipe.scorers.items():
-        scorer: Scorer = build("scorers", plug, recipe.machine)
-        if plug.card is not None:
-            card = cards.read(plug.card)
-            is_held_out = scorer.info.is_held_out or card.is_held_out
-            scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out)
+        scorer = build_scorer(plug, recipe.machine)
         if scorer.info.is_held_out and name in recipe.rewarded:
             raise _held_out(name)
         scorers[name] = scorer

@@ -1,9 +1,11 @@
-"""One plug of a recipe to its options, and to the live plug-in."""
+"""One plug of a recipe to its options, and to the live plug-in: card and files found, nothing decided."""
 
+from dataclasses import replace
 from typing import Any
 
 from realgen.core import config, plugins
 from realgen.core.errors import ConfigError
+from realgen.core.protocols import Scorer
 from realgen.core.recipes import Machine, Plug, Spec
 from realgen.hub import card as cards
 from realgen.hub import fetch
@@ -30,6 +32,16 @@ def build(room: str, plug: Plug, machine: Machine) -> Any:
         options = options.model_copy(update={"model": str(fetch.locate(cards.read(plug.card)))})
     use_threads(machine)
     return plugins.find(room, plug.name).build(options, machine)
+
+
+def build_scorer(plug: Plug, machine: Machine) -> Scorer:
+    """The live scorer; its card's licence, and whether the card holds it out, go into its info."""
+    scorer: Scorer = build("scorers", plug, machine)
+    if plug.card is not None:
+        card = cards.read(plug.card)
+        is_held_out = scorer.info.is_held_out or card.is_held_out
+        scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out)
+    return scorer
 
 
 def use_threads(machine: Machine) -> None:
