@@ -30,7 +30,8 @@ import numpy as np
 from PIL import Image
 
 from realgen.core import config
-from realgen.core.recipes import GenerateRecipe, Machine, ScoreRecipe
+from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.scorers import remote
 from realgen.scorers._replicas import Trouble

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 
 FLOAT32 = Machine(device="cpu", dtype="float32")
 WEIGHTS = Path(__file__).parents[1] / "src/realgen/weights/tiny/generator"

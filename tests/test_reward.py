@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from realgen import reward
 from realgen.core.errors import RealGenError
-from realgen.core.recipes import RewardSpec
+from realgen.core.spec import RewardSpec
 from realgen.core.types import Score
 from realgen.reward import Unscored, check_unscored, soft_min
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from realgen import search
-from realgen.core.recipes import RewardSpec
+from realgen.core.spec import RewardSpec
 from realgen.core.types import Progress, Request, Sample, Score
 
 SPEC = RewardSpec(weights={"a": 1.0})

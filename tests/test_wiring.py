@@ -10,7 +10,7 @@ from PIL import Image
 from realgen import pipeline
 from realgen.core import config
 from realgen.core.errors import ConfigError, DataError, InputError, ModelError
-from realgen.core.recipes import Machine, Plug
+from realgen.core.spec import Machine, Plug
 from realgen.hub import card as cards
 from realgen.hub import plugs
 from realgen.train.run import Run

@@ -84,7 +84,7 @@ def _packages() -> Iterator[Finding]:
 def _hardware() -> Iterator[Finding]:
     import torch
 
-    from realgen.core.recipes import Machine
+    from realgen.core.spec import Machine
     from realgen.hub.device import pick_device, pick_dtype
 
     device = pick_device(Machine())

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from realgen.core.errors import RealGenError
-from realgen.core.recipes import Bound, RewardSpec
+from realgen.core.spec import Bound, RewardSpec
 from realgen.core.types import Score
 
 PATIENCE = 3

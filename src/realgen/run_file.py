@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from realgen.core.errors import InputError
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.types import Candidate, Choice, Sample, Score
 from realgen.provenance import TRAINED
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from realgen import reward
-from realgen.core.recipes import RewardSpec
+from realgen.core.spec import RewardSpec
 from realgen.core.types import Candidate, Choice, Progress, Request, Sample
 
 Draw = Callable[[list[Request]], Iterable[Sample | Progress]]

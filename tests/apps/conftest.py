@@ -8,7 +8,7 @@ import pytest
 from realgen.apps import cli
 from realgen.core import plugins
 from realgen.core.images import ImageBatch
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.types import Score, ScorerInfo
 
 

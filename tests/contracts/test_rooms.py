@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from generators import factories as generators
 from realgen.core import plugins
 from realgen.core.images import ImageBatch
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Progress, Rewrite
 from scorers.factories import FACTORIES
 from tiny_clip import difficult_pictures
@@ -21,10 +22,10 @@ SEEDS = [3, 4, 5, 6]
 
 
 @pytest.fixture(params=plugins.names("generators"))
-def generator(request, random_flux):
-    options = {"model": str(random_flux), "steps": 2, "size": (32, 48)}
-    if request.param == "flux":
-        options["max_text_tokens"] = 32
+def generator(request):
+    if request.param not in generators.FACTORIES:
+        pytest.fail(f"tests/generators/factories.py makes no tiny model for {request.param}")
+    options = {**generators.options_of(request.param), "steps": 2, "size": (32, 48)}
     configured = plugins.configure("generators", request.param, options)
     return plugins.find("generators", request.param).build(configured, FLOAT32)
 
@@ -32,6 +33,10 @@ def generator(request, random_flux):
 def drawn(generator, texts, seeds, **kwargs):
     items = generator(texts, seeds=seeds, **kwargs)
     return [np.asarray(item, int) for item in items if not isinstance(item, Progress)]
+
+
+def test_every_generator_has_a_tiny_model_and_no_other_is_named():
+    assert set(generators.FACTORIES) == set(plugins.names("generators"))
 
 
 def test_a_generator_draws_one_image_a_text(generator):

@@ -11,12 +11,18 @@ from realgen.generators import flux
 from realgen.generators._flow import FlowGenerator
 from realgen.generators.flux import FluxBackbone
 from realgen.generators.pretrained import PretrainedGenerator
+from realgen.generators.qwen_image import QwenImageBackbone
+from realgen.generators.sd3 import SD3Backbone
+from realgen.generators.z_image import ZImageBackbone
 from realgen.prompt_optimizers.causal_lm import CausalLM
 from realgen.prompt_optimizers.endpoint import Endpoint
 from realgen.prompt_optimizers.template import Template
 
 PAIRS = [
     (FlowBackbone, FluxBackbone),
+    (FlowBackbone, QwenImageBackbone),
+    (FlowBackbone, SD3Backbone),
+    (FlowBackbone, ZImageBackbone),
     (Generator, FlowGenerator),
     (Generator, PretrainedGenerator),
     (PromptOptimizer, CausalLM),
@@ -65,8 +71,8 @@ def test_a_built_flux_holds_every_attribute_that_is_promised(random_flux):
 
 def test_the_backbone_promises_what_the_sampler_needs():
     needed = {"num_text_tokens", "encode", "check_size", "noise", "sigmas", "velocity", "latents", "decode"}
-    assert set(methods(FlowBackbone)) == needed
-    assert set(FlowBackbone.__annotations__) == {"module", "max_text_tokens"}
+    assert set(methods(FlowBackbone)) == needed | {"remember"}
+    assert set(FlowBackbone.__annotations__) == {"module", "lora_targets", "max_text_tokens"}
 
 
 def test_seeds_are_given_by_name_alone():

@@ -4,7 +4,8 @@ import pytest
 
 from realgen.core import config
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import GenerateRecipe, RewardSpec, ScoreRecipe
+from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+from realgen.core.spec import RewardSpec
 
 SCORERS = {name: {"name": "image_classifier"} for name in ("semantic", "feature", "align", "other")}
 REWARD = {

@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 
 from conftest import FLOAT32, save_random_flux
 from realgen.core.errors import ConfigError, InputError, ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Progress
 from realgen.formulas.flow import trajectory
 from realgen.generators import flux

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxPipeline
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.generators import _loading as loading
 
 FLOAT32 = Machine(device="cpu", dtype="float32")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub.device import pick_device, pick_dtype
 
 

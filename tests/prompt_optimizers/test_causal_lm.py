@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.prompt_optimizers.causal_lm import GumbelMax, Options, build, gumbel, keep_top_p
 
 FLOAT32 = Machine(device="cpu", dtype="float32")

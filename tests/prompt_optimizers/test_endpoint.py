@@ -8,7 +8,7 @@ import pytest
 
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.prompt_optimizers import endpoint
 from realgen.prompt_optimizers.endpoint import Options, build
 

@@ -2,7 +2,7 @@ import pytest
 
 from realgen.core.errors import ConfigError
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.prompt_optimizers.template import Options, build
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from conftest import FLOAT32
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub import card as cards
 from realgen.scorers.aesthetic import Options, bounds, build
 from tiny_clip import by_hand, difficult_pictures, openai_tensors, picture_embedding, pictures, random_clip

@@ -12,7 +12,7 @@ from conftest import FLOAT32
 from realgen.core import plugins
 from realgen.core.errors import ConfigError
 from realgen.core.images import ImageBatch
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.hub import plugs
 from realgen.hub.card import Card

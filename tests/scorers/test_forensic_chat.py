@@ -12,7 +12,8 @@ from PIL import Image
 from chat_server import said, serving, weighed
 from realgen.core import plugins
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine, Plug, RewardSpec, ScoreRecipe
+from realgen.core.recipes import ScoreRecipe
+from realgen.core.spec import Machine, Plug, RewardSpec
 from realgen.core.types import Score
 from realgen.hub import card as cards
 from realgen.scorers._answers import Written

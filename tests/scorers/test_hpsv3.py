@@ -16,7 +16,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from conftest import FLOAT32
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub import card as cards
 from realgen.scorers.hpsv3 import PIXELS, PROMPT_MARK, REWARD_TOKEN, Options, Patches, _question, build
 from tiny_clip import difficult_pictures, pictures

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from conftest import FLOAT32
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub import card as cards
 from realgen.scorers._pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from realgen.scorers.omniaid import Options, build

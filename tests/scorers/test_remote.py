@@ -13,7 +13,7 @@ from realgen.core import wire
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.images import ImageBatch
 from realgen.core.plugins import configure
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.scorers import _replicas
 from realgen.scorers.remote import Options, build
 from serving import Brightness, Gate, Redness, in_process, picture, running, wait_for

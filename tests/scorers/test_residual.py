@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from conftest import FLOAT32
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.scorers.residual import SIDE, Options, Residual, ResidualNet, build, cut, high_pass, log_spectrum, places
 from tiny_clip import difficult_pictures
 

@@ -7,7 +7,7 @@ from PIL import Image
 from chat_server import said, serving
 from realgen.core import plugins
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.hub import card as cards
 from realgen.scorers.visual_quality import Options, build, read_rating

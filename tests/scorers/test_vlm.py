@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.scorers import _vlm
 from realgen.scorers._answers import Written

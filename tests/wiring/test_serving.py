@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 
-from realgen.core.recipes import Machine, Plug, ScoreRecipe
+from realgen.core.recipes import ScoreRecipe
+from realgen.core.spec import Machine, Plug
 from realgen.wiring import serving, use
 from serving import Brightness
 

@@ -28,7 +28,8 @@ from realgen.apps._score import score
 from realgen.apps._serve import serve
 from realgen.core import config
 from realgen.core.errors import ConfigError, InputError, RealGenError
-from realgen.core.recipes import GenerateRecipe, TrainRecipe
+from realgen.core.recipes import GenerateRecipe
+from realgen.core.training_recipes import TrainRecipe
 from realgen.core.types import Request, Rewrite
 
 app = typer.Typer(

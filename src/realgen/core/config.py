@@ -13,7 +13,8 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine, Plug, Recipe, Spec
+from realgen.core.recipes import Recipe
+from realgen.core.spec import Machine, Plug, Spec
 
 SpecType = TypeVar("SpecType", bound="Spec")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from realgen.core.config import validate
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 
 ROOMS = ("prompt_optimizers", "generators", "scorers")
 

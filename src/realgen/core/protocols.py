@@ -52,6 +52,9 @@ class FlowBackbone(Protocol):
     module: "nn.Module"
     """What LoRA wraps and an optimiser updates."""
 
+    lora_targets: tuple[str, ...]
+    """Ends of the names of the module's layers that the published LoRA adapts."""
+
     max_text_tokens: int
 
     def num_text_tokens(self, text: str) -> int:
@@ -60,6 +63,10 @@ class FlowBackbone(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Any:
         """The condition of a batch of texts."""
+        ...
+
+    def remember(self, texts: Sequence[str]) -> None:
+        """Encode texts for good and move the text encoders to the CPU; a text that is new still works, but slower."""
         ...
 
     def check_size(self, size: Size) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.types import Score, ScorerInfo
 
 SCHEMA: Literal[1] = 1

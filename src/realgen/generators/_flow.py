@@ -35,15 +35,19 @@ class FlowGenerator:
         """The images in order, and between them how far the batch in work is. Size is (width, height)."""
         size = size or self.size
         self.backbone.check_size(size)
+        self.check_texts(texts)
+        for start in range(0, len(texts), self.batch):
+            chunk = slice(start, start + self.batch)
+            yield from self._draw(texts[chunk], seeds[chunk], size)
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raise InputError for a text that is longer than the model reads."""
         for text in texts:
             if (length := self.num_text_tokens(text)) > self.max_text_tokens:
                 raise InputError(
                     f"the text has {length} tokens, the model reads {self.max_text_tokens}: {text[:60]!r}...",
                     hint="shorten it",
                 )
-        for start in range(0, len(texts), self.batch):
-            chunk = slice(start, start + self.batch)
-            yield from self._draw(texts[chunk], seeds[chunk], size)
 
     @torch.inference_mode()
     def _draw(self, texts: Sequence[str], seeds: Sequence[int], size: Size) -> Iterator[Image.Image | Progress]:

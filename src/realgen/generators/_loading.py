@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
 

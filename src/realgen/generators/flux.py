@@ -1,23 +1,20 @@
 """FLUX.1 (dev, schnell, finetunes, and the embedded model) as a flow backbone over diffusers' own classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers import FluxPipeline
-from PIL import Image
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from realgen.core.errors import ConfigError, InputError
+from realgen.core.errors import ConfigError
 from realgen.core.protocols import Size
-from realgen.core.recipes import Machine, Spec
-from realgen.formulas.flow import shift_of
+from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
-
-_CACHED_TEXTS = 256
+from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone
+from realgen.generators._texts import States
 
 
 class Options(Spec):
@@ -70,74 +67,29 @@ def build(options: Options, machine: Machine) -> FlowGenerator:
     )
 
 
-class FluxBackbone:
+class FluxBackbone(PackedBackbone):
     """FLUX.1: packed latents (B, H/16 * W/16, channels * 4), distilled guidance, resolution-shifted noise levels."""
 
+    lora_targets = (*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
     def __init__(self, pipeline: FluxPipeline, *, max_text_tokens: int) -> None:
-        self.pipeline = pipeline
-        self.max_text_tokens = max_text_tokens
-        self.module: nn.Module = pipeline.transformer
-        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+        encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+        super().__init__(pipeline, text_encoders=encoders, max_text_tokens=max_text_tokens)
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
         return len(self.pipeline.tokenizer_2(text, truncation=False).input_ids)
 
-    def check_size(self, size: Size) -> None:
-        """Width and height must be positive multiples of a packed latent's side."""
-        side = self.pipeline.vae_scale_factor * 2
-        if any(edge < side or edge % side for edge in size):
-            raise InputError(
-                f"cannot draw {size[0]}x{size[1]} pixels: width and height must be multiples of {side}",
-                hint=f"nearest: {max(side, round(size[0] / side) * side)}x{max(side, round(size[1] / side) * side)}",
-            )
-
     def encode(self, texts: Sequence[str]) -> Condition:
         """T5 and CLIP states; a text seen before is not computed again, unless the text encoders are being trained."""
-        if self._is_text_trained:
-            return self._encode(texts)
-        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if len(self._texts) + len(missing) > _CACHED_TEXTS:
-            self._texts.clear()
-            missing = list(dict.fromkeys(texts))
-        if missing:
-            embeds, pooled = self._encode(missing)
-            self._texts.update(zip(missing, zip(embeds, pooled, strict=True), strict=True))
-        return Condition(
-            torch.stack([self._texts[text][0] for text in texts]), torch.stack([self._texts[text][1] for text in texts])
-        )
+        embeds, pooled = zip(*self._texts(texts), strict=True)
+        return Condition(torch.stack(embeds), torch.stack(pooled))
 
-    @property
-    def _is_text_trained(self) -> bool:
-        encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
-        return any(parameter.requires_grad for encoder in encoders for parameter in encoder.parameters())
-
-    def _encode(self, texts: Sequence[str]) -> Condition:
+    def _states(self, texts: list[str]) -> Iterable[States]:
         embeds, pooled, _ = self.pipeline.encode_prompt(
-            prompt=list(texts), prompt_2=None, max_sequence_length=self.max_text_tokens
+            prompt=texts, prompt_2=None, max_sequence_length=self.max_text_tokens
         )
-        return Condition(embeds, pooled)
-
-    def noise(self, seeds: Sequence[int], size: Size) -> Tensor:
-        """Float32 noise, drawn on the CPU with one generator a seed, packed: (B, tokens, channels * 4)."""
-        side = self.pipeline.vae_scale_factor
-        shape = (1, self.pipeline.transformer.config.in_channels // 4, size[1] // side, size[0] // side)
-        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return pack(torch.cat(drawn)).to(self._device)
-
-    def sigmas(self, steps: int, size: Size) -> Tensor:
-        """Noise levels (steps + 1,) of the checkpoint's own scheduler."""
-        scheduler = self.pipeline.scheduler
-        config = scheduler.config
-        side = self.pipeline.vae_scale_factor * 2
-        mu = shift_of(
-            (size[0] // side) * (size[1] // side),
-            base=(config.get("base_image_seq_len", 256), config.get("base_shift", 0.5)),
-            top=(config.get("max_image_seq_len", 4096), config.get("max_shift", 1.15)),
-        )
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-        levels: Tensor = scheduler.sigmas.float().to(self._device)
-        return levels
+        return zip(embeds, pooled, strict=True)
 
     def velocity(
         self, x: Tensor, sigma: Tensor, condition: Condition, *, guidance: float | Tensor, size: Size
@@ -161,41 +113,6 @@ class FluxBackbone:
             return_dict=False,
         )[0]
         return v.float()
-
-    def latents(self, images: Sequence[Image.Image]) -> Tensor:
-        """Packed latents (B, tokens, channels * 4) of images of one size: the posterior's mean."""
-        vae = self.pipeline.vae
-        pixels = self.pipeline.image_processor.preprocess(list(images)).to(self._device, vae.dtype)
-        mean = vae.encode(pixels).latent_dist.mean
-        return pack((mean.float() - vae.config.shift_factor) * vae.config.scaling_factor)
-
-    def decode(self, x: Tensor, size: Size) -> Tensor:
-        """Pixels (B, 3, H, W) in [0, 1], float32."""
-        vae = self.pipeline.vae
-        side = self.pipeline.vae_scale_factor
-        latents = unpack(x, size[1] // side, size[0] // side)
-        latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
-        pixels: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self.pipeline._execution_device  # noqa: SLF001 - where offload hooks compute
-        return device
-
-
-def pack(latents: Tensor) -> Tensor:
-    """(B, C, H, W) to tokens of 2x2 patches (B, H/2 * W/2, C * 4)."""
-    batch, channels, height, width = latents.shape
-    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // 2 * (width // 2), channels * 4)
-
-
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens (B, H/2 * W/2, C * 4) back to latents (B, C, H, W)."""
-    batch, _, channels = tokens.shape
-    patches = tokens.view(batch, height // 2, width // 2, channels // 4, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
 def position_ids(rows: int, columns: int) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from realgen.core.errors import ConfigError, InputError, ModelError
 from realgen.core.protocols import Size
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Progress
 from realgen.generators._loading import load_pipeline
 

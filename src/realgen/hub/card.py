@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from realgen.core.config import validate
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 
 
 class PackageSource(Spec):

@@ -3,7 +3,7 @@
 import torch
 
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 
 
 def pick_device(machine: Machine) -> torch.device:

@@ -6,7 +6,7 @@ from typing import Any
 from realgen.core import config, plugins
 from realgen.core.errors import ConfigError
 from realgen.core.protocols import Scorer
-from realgen.core.recipes import Machine, Plug, Spec
+from realgen.core.spec import Machine, Plug, Spec
 from realgen.hub import card as cards
 from realgen.hub import fetch
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.protocols import PromptOptimizer
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.integrity import check_folder

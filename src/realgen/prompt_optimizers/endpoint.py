@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.protocols import PromptOptimizer
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
 from realgen.prompt_optimizers._answer import judge
 from realgen.prompt_optimizers._question import messages, shipped_instruction

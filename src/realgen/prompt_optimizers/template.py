@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import field_validator
 
 from realgen.core.protocols import PromptOptimizer
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.types import Score
 from realgen.scorers._answers import Written, excerpt
 

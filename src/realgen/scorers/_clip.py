@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.scorers._checkpoint import read_tensors
 from realgen.scorers._clip_keys import config_of, translate
 from realgen.scorers._pixels import Preprocess

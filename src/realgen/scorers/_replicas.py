@@ -15,7 +15,7 @@ from typing import TypeVar
 import httpx2 as httpx
 from pydantic import ValidationError
 
-from realgen.core.recipes import Spec
+from realgen.core.spec import Spec
 from realgen.core.wire import Failure
 
 RecordType = TypeVar("RecordType", bound=Spec)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from realgen.core.errors import ConfigError
 from realgen.core.images import ImageBatch
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score
 from realgen.scorers._answers import Written
 from realgen.scorers._chat import Chat, Server

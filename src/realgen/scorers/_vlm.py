@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.integrity import check_folder

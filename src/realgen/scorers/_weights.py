@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.hub.convert import read_weights
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.scorers._checkpoint import Module, assemble

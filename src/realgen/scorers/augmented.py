@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import DifferentiableScorer, Scorer
-from realgen.core.recipes import Machine, Plug, Spec
+from realgen.core.spec import Machine, Plug, Spec
 from realgen.core.types import Score
 from realgen.hub.plugs import build_scorer, configure
 

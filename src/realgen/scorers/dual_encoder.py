@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.scorers._checkpoint import find
 from realgen.scorers._clip import embed_images, load_clip, unit

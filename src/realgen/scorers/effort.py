@@ -9,7 +9,7 @@ Source: arXiv 2411.15633, github.com/YZY-stack/Effort-AIGI-Detection.
 
 from torch import Tensor, nn
 
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import ScorerInfo
 from realgen.scorers._detector import ImageDetector, first_of_two
 from realgen.scorers._pixels import Preprocess

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import Scorer
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Score, ScorerInfo
 from realgen.scorers._answers import Written, excerpt, scored, without_thoughts
 from realgen.scorers._scoring import as_score

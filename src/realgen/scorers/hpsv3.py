@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.scorers._checkpoint import find, read_tensors, shape_of

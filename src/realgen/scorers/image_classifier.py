@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from realgen.core.errors import ConfigError, ModelError
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import ScorerInfo
 from realgen.hub.integrity import check_folder
 from realgen.scorers._detector import ImageDetector, widened

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import ScorerInfo
 from realgen.scorers._detector import ImageDetector, first_of_two
 from realgen.scorers._mixture import ClipMixture, Mixture, build_mixture, published

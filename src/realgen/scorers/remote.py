@@ -21,7 +21,7 @@ from realgen.core import wire
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import Scorer
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score
 from realgen.scorers._replicas import Replicas, Trouble, exchange
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.core.errors import ModelError
-from realgen.core.recipes import Machine, Spec
+from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.hub.device import pick_device
 from realgen.scorers._scoring import score_batch

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from pydantic import Field
 
 from realgen.core.protocols import Scorer
-from realgen.core.recipes import Machine
+from realgen.core.spec import Machine
 from realgen.core.types import Score, ScorerInfo
 from realgen.scorers._answers import excerpt, scored
 from realgen.scorers._viewer import Viewer, ViewerOptions, open_viewer, score_each, shipped_question

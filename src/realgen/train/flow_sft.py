@@ -24,6 +24,7 @@ from realgen.formulas.flow import Velocity, trajectory
 from realgen.formulas.pixels import to_images
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
+from realgen.train.precision import computing_in
 from realgen.train.run import Ema, warmup_cosine
 
 ADAM_NAMES = ("*embed*", "*shared*", "*relative*", "proj_out.*", "*norm*", "*lora*")
@@ -51,12 +52,14 @@ class FlowSftTrainer:
         preview_prompts: Sequence[str] = (),
         teacher: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
         self.steps, self.batch, self.size = steps, batch, size
         self.learning_rate, self.text_learning_rate = learning_rate, text_learning_rate
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.distil_guidance = teacher, distil_guidance
+        self.dtype = dtype
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.optimizers = {"flow": self._optimizer(backbone.module)}
@@ -83,7 +86,7 @@ class FlowSftTrainer:
 
     def _loss(self, batch: Batch, index: int) -> Tensor:
         guidance: Tensor | float = 1.0
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             if self.teacher is None:
                 target = batch.target
             else:
@@ -113,7 +116,7 @@ class FlowSftTrainer:
         """The average's pictures of the preview prompts with guidance 3 and seed 0."""
         self.ema.swap(self.module)
         self.module.eval()
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             velocity = self._preview_velocity()
             x = self.backbone.noise([0] * len(self.preview_prompts), self.size)
             for step in trajectory(velocity, x, self.backbone.sigmas(20, self.size)):

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,12 +57,15 @@ class Trainer(Protocol):
 class Run:
     """One run folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        """Of several processes only one `writes`; for the others the folder is there to be read."""
+        self.folder, self.writes = folder, writes
 
     @classmethod
-    def create(cls, folder: Path, recipe: Mapping[str, Any]) -> "Run":
+    def create(cls, folder: Path, recipe: Mapping[str, Any], *, writes: bool = True) -> "Run":
         """A new run; a folder that already holds one is refused."""
+        if not writes:
+            return cls(folder, writes=False)
         cls.check_free(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +81,11 @@ class Run:
             raise InputError(f"{folder} already holds a run", hint=f"realgen train --resume {folder}, or another --out")
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
+    def open(cls, folder: Path, *, writes: bool = True) -> "Run":
         """A run that exists."""
         if not (folder / "recipe.yaml").is_file():
             raise InputError(f"{folder} holds no run (no recipe.yaml)", hint="give the folder that realgen train made")
-        return cls(folder)
+        return cls(folder, writes=writes)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -92,11 +95,15 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`."""
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
 
     def save(self, step: int, state: Mapping[str, Any], *, keep: int = 2) -> None:
         """Write a checkpoint atomically and drop all but the newest `keep`."""
+        if not self.writes:
+            return
         root = self.folder / "checkpoints"
         staged, final = root / f".{step:07d}", root / f"{step:07d}"
         shutil.rmtree(staged, ignore_errors=True)
@@ -127,9 +134,25 @@ class Run:
                 return int(manifest["step"]), torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         return None
 
+    def is_best(self, step: int, value: float) -> bool:
+        """Whether `value` is above the best before `step`, as `best.json` has it."""
+        file = self.folder / "best.json"
+        if not file.is_file():
+            return True
+        held = json.loads(file.read_text(encoding="utf-8"))
+        return bool(held["step"] >= step or value > held["value"])
+
+    def note_best(self, step: int, name: str, value: float) -> None:
+        """Write down that RUN/best is of `step`."""
+        if not self.writes:
+            return
+        staged = self.folder / "best.staged"
+        staged.write_text(json.dumps({"step": step, "figure": name, "value": value}) + "\n", encoding="utf-8")
+        os.replace(staged, self.folder / "best.json")
+
     def save_preview(self, step: int, images: Sequence[Image.Image]) -> None:
         """Write pictures of one size side by side as `samples/STEP.png`, eight a row."""
-        if not images:
+        if not images or not self.writes:
             return
         width, height = images[0].size
         sheet = Image.new("RGB", (width * min(8, len(images)), height * -(-len(images) // 8)))
@@ -141,7 +164,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a killed process took after its last checkpoint."""
         file = self.folder / "metrics.jsonl"
-        if not file.exists():
+        if not file.exists() or not self.writes:
             return
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
         staged = file.with_suffix(".staged")
@@ -158,8 +181,15 @@ def drive(
     save_minutes: float = 4.0,
     evaluate_every: int = 0,
     snapshots: tuple[float, ...] = (),
+    period: int = 1,
+    best: str = "",
+    agree: Callable[[bool], bool] = bool,
 ) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Take the run from its last checkpoint to `steps`, yielding (steps taken, metrics) at every log."""
+    """Take the run from its last checkpoint to `steps`, yielding (steps taken, metrics) at every log.
+
+    A checkpoint is taken after whole periods only. What was best by the evaluation's figure `best` is exported to
+    RUN/best. `agree` gives one process's answer to all.
+    """
     start = 0
     if (loaded := run.load()) is not None:
         start, state = loaded
@@ -175,25 +205,38 @@ def drive(
             metrics = {name: value / (((done - 1) % log_every) + 1) for name, value in total.items()}
             total = {}
             if evaluate_every and (done % evaluate_every == 0 or done == steps):
-                metrics |= trainer.evaluate()
-                run.save_preview(done, trainer.preview())
+                metrics |= _evaluated(run, trainer, done, best=best, agree=agree)
             run.log(done, metrics)
             yield done, metrics
         if done in due:
             trainer.export(run.folder / "snapshots" / due[done])
-        if (time.monotonic() - saved > save_minutes * 60 and done % log_every == 0) or done == steps:
+        is_due = done == steps or (time.monotonic() - saved > save_minutes * 60 and done % log_every == 0)
+        if done % period == 0 and agree(is_due):
             run.save(done, trainer.state_dict())
             saved = time.monotonic()
     trainer.export(run.folder / "model")
 
 
+def _evaluated(
+    run: Run, trainer: Trainer, done: int, *, best: str, agree: Callable[[bool], bool]
+) -> Mapping[str, float]:
+    figures = trainer.evaluate()
+    run.save_preview(done, trainer.preview())
+    if best in figures and agree(run.is_best(done, figures[best])):
+        trainer.export(run.folder / "best")
+        run.note_best(done, best, figures[best])
+    return figures
+
+
 class Ema:
-    """Exponential moving average of a module's parameters; the decay warms up as (1 + n) / (10 + n)."""
+    """Exponential moving average of what is trained of a module; the decay warms up as (1 + n) / (10 + n)."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        self.shadow = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+        self.shadow = {
+            name: parameter.detach().clone() for name, parameter in module.named_parameters() if parameter.requires_grad
+        }
 
     def update(self, module: nn.Module) -> None:
         """Move one step towards the module's present parameters."""
@@ -201,15 +244,17 @@ class Ema:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                self.shadow[name].lerp_(parameter.detach(), 1 - decay)
+                if name in self.shadow:
+                    self.shadow[name].lerp_(parameter.detach(), 1 - decay)
 
     def swap(self, module: nn.Module) -> None:
         """Exchange the module's parameters with the average; call it again to undo."""
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                held: Tensor = parameter.detach().clone()
-                parameter.copy_(self.shadow[name])
-                self.shadow[name] = held
+                if name in self.shadow:
+                    held: Tensor = parameter.detach().clone()
+                    parameter.copy_(self.shadow[name])
+                    self.shadow[name] = held
 
     def state_dict(self) -> dict[str, Any]:
         """The average and its age."""

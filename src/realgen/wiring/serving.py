@@ -8,7 +8,8 @@ from typing import Any
 
 from realgen import __version__
 from realgen.core.protocols import Scorer
-from realgen.core.recipes import GenerateRecipe, Plug, ScoreRecipe
+from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+from realgen.core.spec import Plug
 from realgen.hub import card as cards
 from realgen.hub import fetch
 from realgen.hub.integrity import MANIFEST, sha256_of

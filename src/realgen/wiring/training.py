@@ -5,22 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 from realgen.core import config
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import (
+from realgen.core.recipes import Recipe
+from realgen.core.spec import Machine, Plug
+from realgen.core.training_recipes import (
     AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,
     DecoderRecipe,
     DetectorRecipe,
+    FlowGrpoRecipe,
     FlowSftRecipe,
-    Machine,
-    Plug,
-    Recipe,
+    PhotographRecipe,
     TextDistillationRecipe,
     TrainRecipe,
 )
 from realgen.hub import card as cards
 from realgen.hub import fetch, plugs
 from realgen.hub.plugs import use_threads
+from realgen.wiring import grpo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +34,6 @@ if TYPE_CHECKING:
     from realgen.train.photographs import Photograph
     from realgen.train.run import Trainer
 
-LORA_TARGETS = [
-    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")),
-    *("attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
-]
-"""FLUX.1's layers that the published LoRA adapts."""
-
 
 def recipe_of(folder: Path, overrides: "Sequence[str]") -> Recipe:
     """The recipe that the run in `folder` was started with; only its machine and its data may be overridden."""
@@ -47,15 +43,29 @@ def recipe_of(folder: Path, overrides: "Sequence[str]") -> Recipe:
     for text in overrides:
         layer = config.parse_override(text)
         if not layer.keys() <= {"machine", "data"}:
-            raise ConfigError(f"{text}: a resumed run keeps its recipe", hint="only machine.* and data may change")
+            held = _at(merged, text.partition("=")[0])
+            raise ConfigError(
+                f"{text}: a resumed run keeps its recipe, where it is {held!r}",
+                hint="only machine.* and data may change; another recipe is another --out",
+            )
         merged = config.merge(merged, layer)
     return config.from_mapping(merged, where=str(folder))
+
+
+def _at(recipe: "Mapping[str, Any]", key: str) -> Any:
+    found: Any = recipe
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple[int, Mapping[str, float]]]":
     """Start or continue the run in `folder`; yields (steps taken, metrics) at every log."""
     from realgen.train.run import Run, drive
 
+    if isinstance(recipe, FlowGrpoRecipe):
+        yield from grpo.train(recipe, folder, resume=resume)
+        return
     use_threads(recipe.machine)
     if resume:
         run = Run.open(folder)
@@ -79,7 +89,7 @@ def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     return _TRAINERS[type(recipe)](recipe, folder)
 
 
-def _photographs(recipe: TrainRecipe, split: str) -> "list[Photograph]":
+def _photographs(recipe: PhotographRecipe, split: str) -> "list[Photograph]":
     from realgen.train.photographs import read_photographs
 
     if recipe.data is None:
@@ -273,6 +283,7 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
     from torch import nn
 
     from realgen.generators.flux import FluxBackbone
+    from realgen.hub.device import pick_device, pick_dtype
     from realgen.train.flow_data import FlowData
     from realgen.train.flow_sft import FlowSftTrainer
 
@@ -311,6 +322,7 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+        dtype=pick_dtype(recipe.machine, pick_device(recipe.machine)),
     )
 
 
@@ -338,13 +350,15 @@ def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
         return pipeline
     from peft import LoraConfig
 
+    from realgen.generators.flux import FluxBackbone
+
     torch.manual_seed(recipe.seed)
     pipeline.transformer.add_adapter(
         LoraConfig(
             r=recipe.lora_rank,
             lora_alpha=recipe.lora_rank,
             init_lora_weights="gaussian",
-            target_modules=LORA_TARGETS,
+            target_modules=list(FluxBackbone.lora_targets),
         )
     )
     return pipeline

@@ -3,17 +3,18 @@
 from realgen.core.errors import ConfigError
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.recipes import GenerateRecipe, Recipe, ScoreRecipe
+from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.hub import card as cards
 from realgen.hub.plugs import build, build_scorer, configure
 
 
 def check(recipe: Recipe) -> None:
     """Validate every plug-in's options of a recipe without loading a model."""
-    if isinstance(recipe, GenerateRecipe):
+    if isinstance(recipe, GenerateRecipe | FlowGrpoRecipe):
         configure("generators", recipe.generator)
         if recipe.prompt_optimizer is not None:
             configure("prompt_optimizers", recipe.prompt_optimizer)
-    if isinstance(recipe, GenerateRecipe | ScoreRecipe):
+    if isinstance(recipe, GenerateRecipe | ScoreRecipe | FlowGrpoRecipe):
         for plug in recipe.scorers.values():
             configure("scorers", plug)
         for name in recipe.rewarded:
@@ -22,13 +23,13 @@ def check(recipe: Recipe) -> None:
                 raise _held_out(name)
 
 
-def build_generator(recipe: GenerateRecipe) -> Generator:
+def build_generator(recipe: GenerateRecipe | FlowGrpoRecipe) -> Generator:
     """The recipe's generator, its files fetched where they are missing."""
     generator: Generator = build("generators", recipe.generator, recipe.machine)
     return generator
 
 
-def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
+def build_optimizer(recipe: GenerateRecipe | FlowGrpoRecipe) -> PromptOptimizer | None:
     """The recipe's prompt optimiser, or None where prompts are drawn as they stand."""
     if recipe.prompt_optimizer is None:
         return None
@@ -36,7 +37,7 @@ def build_optimizer(recipe: GenerateRecipe) -> PromptOptimizer | None:
     return optimizer
 
 
-def build_scorers(recipe: GenerateRecipe | ScoreRecipe) -> dict[str, Scorer]:
+def build_scorers(recipe: GenerateRecipe | ScoreRecipe | FlowGrpoRecipe) -> dict[str, Scorer]:
     """The recipe's scorers by name; ConfigError where a held-out detector is part of its reward."""
     check(recipe)
     scorers: dict[str, Scorer] = {}
