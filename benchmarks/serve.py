@@ -74,17 +74,11 @@ def parsed() -> argparse.Namespace:
 
 def random_recipe(folder: Path, *, num: int) -> Path:
     """A recipe of `num` untrained classifiers that read the same pixels."""
-    import torch
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    from untrained import save_classifier
 
     lines = ["kind: score", "scorers:"]
     for index in range(num):
-        torch.manual_seed(index)
-        size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-        shape = ViTConfig(image_size=64, patch_size=8, id2label={0: "real", 1: "fake"}, **size)
-        place = folder / f"classifier-{index}"
-        ViTForImageClassification(shape).save_pretrained(place)
-        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(place)
+        place = save_classifier(folder / f"classifier-{index}", seed=index)
         options = f"{{model: {place}, real_label: real}}"
         lines.append(f"  classifier_{index}: {{name: image_classifier, options: {options}}}")
     recipe = folder / "recipe.yaml"

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "generators": {"core", "formulas", "hub", "generators"},
     "scorers": {"core", "hub", "scorers"},
     "reward": {"core"},
-    "train": {"core", "formulas", "train"},
+    "train": {"core", "formulas", "reward", "train"},
     "pipeline": {"core", "reward"},
     "search": {"core", "reward"},
     "requests": {"core"},

@@ -14,6 +14,7 @@ from realgen.core.spec import Machine
 from realgen.core.types import Progress
 from realgen.formulas.flow import trajectory
 from realgen.generators import flux
+from realgen.generators._packed import pack, unpack
 
 
 def build(folder, **options):
@@ -115,14 +116,28 @@ def test_a_repeated_text_is_encoded_once(random_flux, monkeypatch):
     assert torch.equal(first.embeds[0], first.embeds[2])
 
 
+def test_the_layers_of_the_published_lora():
+    attention = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    streams = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+    assert flux.FluxBackbone.lora_targets == (*(f"attn.{layer}" for layer in attention), *streams)
+
+
+def test_remembered_texts_outlive_many_others(random_flux, monkeypatch):
+    backbone = build(random_flux).backbone
+    backbone.remember(["a", "b"])
+    backbone.encode([str(number) for number in range(300)])
+    monkeypatch.setattr(backbone.pipeline, "encode_prompt", None)
+    assert backbone.encode(["b", "a"]).embeds.shape == (2, 32, 8)
+
+
 def test_latents_and_decode_are_the_autoencoders(random_flux):
     backbone = build(random_flux).backbone
     images = images_of(build(random_flux), ["a"], seeds=[0])
     with torch.inference_mode():
         x = backbone.latents(images)
     assert x.shape == (1, 12, 16)
-    grid = flux.unpack(x, 6, 8)
-    assert torch.equal(flux.pack(grid), x)
+    grid = unpack(x, 6, 8)
+    assert torch.equal(pack(grid), x)
     assert grid.shape == (1, 4, 6, 8)
 
 

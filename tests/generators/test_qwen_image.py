@@ -1,5 +1,7 @@
 """Qwen-Image against diffusers' own pipeline: text, guidance and its length, levels, latents, pixels."""
 
+from functools import cache
+
 import pytest
 import torch
 from diffusers import QwenImagePipeline
@@ -84,11 +86,15 @@ def test_shorter_texts_are_masked_by_hand():
 
 
 def test_positions_kept_while_sampling_can_be_trained_with():
-    """On an accelerator they would be inference tensors; here the one of them that is copied shows it."""
-    backbone = build("qwen_image").backbone
-    final_latents(backbone, ["a"], seeds=[0], steps=2, size=(32, 64), guidance=4.0)
+    """On an accelerator the transformer keeps copies of its positions, made at the first call: here as well."""
+    backbone, size = build("qwen_image").backbone, (32, 64)
     positions = backbone.pipeline.transformer.pos_embed
-    assert not positions._compute_video_freqs(1, 4, 2, 0, torch.device("cpu")).is_inference()
+    positions._get_device_freqs = cache(lambda device: (positions.pos_freqs.clone(), positions.neg_freqs.clone()))
+    final_latents(backbone, ["a"], seeds=[0], steps=2, size=size, guidance=4.0)
+    backbone.module.requires_grad_(True)
+    condition, x = backbone.encode(["a"]), backbone.noise([0], size)
+    backbone.velocity(x, torch.tensor([0.5]), condition, guidance=4.0, size=size).square().mean().backward()
+    assert backbone.module.img_in.weight.grad.abs().max() > 0
 
 
 def test_the_real_statistics_are_used():

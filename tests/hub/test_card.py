@@ -2,6 +2,8 @@ import pytest
 
 from realgen.core.config import validate
 from realgen.core.errors import ConfigError, ModelError
+from realgen.core.spec import Plug
+from realgen.hub import plugs
 from realgen.hub.card import Card, HubSource, PackageSource, WheelSource, names, read
 
 FIELDS = {
@@ -32,6 +34,17 @@ def test_the_shipped_cards_say_where_their_files_come_from() -> None:
     assert isinstance(dev.source, HubSource)
     assert read("flux1-schnell").options["steps"] == 4
     assert isinstance(read("smollm2-135m-instruct").source, WheelSource)
+    plugins = {"qwen-image": "qwen_image", "z-image": "z_image", "z-image-turbo": "z_image"}
+    plugins |= {f"stable-diffusion-3.5-{size}": "sd3" for size in ("large", "medium")}
+    assert {name: read(name).plugin for name in plugins} == plugins
+    assert (read("z-image-turbo").options["guidance"], read("z-image-turbo").options["steps"]) == (0, 9)
+    assert read("stable-diffusion-3.5-large").gated
+
+
+@pytest.mark.parametrize("name", [name for name in names() if read(name).room == "generators"])
+def test_a_generators_card_gives_options_that_its_plug_in_takes(name: str) -> None:
+    configured = plugs.configure("generators", Plug(name=read(name).plugin, card=name))
+    assert configured.steps == read(name).options["steps"]
 
 
 def test_an_unknown_card_gets_a_suggestion() -> None:

@@ -51,7 +51,7 @@ def add_lora(module, *, targets=TARGETS, adapter="default", seed=0, size=0.1, **
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in module.named_parameters():
-            if f".{adapter}.weight" in name:
+            if f".lora_A.{adapter}.weight" in name or f".lora_B.{adapter}.weight" in name:
                 deviation = size if ".lora_B." in name else value.shape[1] ** -0.5
                 value.copy_(torch.randn(value.shape, generator=draws) * deviation)
     return module

@@ -205,6 +205,13 @@ def metrics(step: int, steps: int, values: Mapping[str, float]) -> None:
     print(f"{step}/{steps}  " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()), flush=True)
 
 
+def pairs(rows: "Sequence[tuple[str, str]]") -> None:
+    """What, and how much of it, a line each."""
+    width = max(len(what) for what, _ in rows)
+    for what, how_much in rows:
+        print(f"{what:{width}}  {how_much}")
+
+
 def findings(found: "Sequence[Finding]", *, as_json: bool) -> None:
     """What the machine can do."""
     if as_json:

@@ -28,8 +28,8 @@ from realgen.apps._score import score
 from realgen.apps._serve import serve
 from realgen.core import config
 from realgen.core.errors import ConfigError, InputError, RealGenError
-from realgen.core.recipes import GenerateRecipe
-from realgen.core.training_recipes import TrainRecipe
+from realgen.core.recipes import GenerateRecipe, Recipe
+from realgen.core.training_recipes import FlowGrpoRecipe, TrainRecipe
 from realgen.core.types import Request, Rewrite
 
 app = typer.Typer(
@@ -226,6 +226,9 @@ def check(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a path.")],
     overrides: Overrides = None,
     profile: ProfileName = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Load the models and say what a GRPO run will cost on this machine.")
+    ] = False,
 ) -> None:
     """Validate a recipe without loading a model, and print it merged."""
     import yaml
@@ -234,7 +237,18 @@ def check(
 
     merged = config.load(recipe, profile=profile, overrides=overrides or [])
     use.check(merged)
+    if plan:
+        show.pairs(_plan(merged))
+        return
     print(yaml.safe_dump(merged.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _plan(recipe: Recipe) -> list[tuple[str, str]]:
+    if not isinstance(recipe, FlowGrpoRecipe):
+        raise ConfigError(f"--plan of a recipe of kind {recipe.kind}", hint="it counts what kind: flow_grpo costs")
+    from realgen.wiring.plan import plan
+
+    return plan(recipe)
 
 
 @app.command()

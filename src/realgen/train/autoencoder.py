@@ -16,6 +16,7 @@ from realgen.formulas.pixels import to_images
 from realgen.train.linear_start import start_linear
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, random_crops, to_tensor
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import Optimizer, SingleModelTrainer
 
@@ -94,7 +95,7 @@ class AutoencoderTrainer(ReconstructionTrainer):
             self.photographs, count=self.batch, size=self.crop, rng=np.random.default_rng((self.seed, index))
         )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             posterior = self.model.encode(crops).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             decoded = self.model.decode(posterior.mean + posterior.std * noise).sample

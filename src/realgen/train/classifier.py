@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
@@ -76,7 +77,7 @@ class ClassifierTrainer(SingleModelTrainer):
         rng = np.random.default_rng((self.seed, index))
         chosen = torch.from_numpy(rng.choice(len(self.labels), size=self.batch, p=self._chance))
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             logits = self.model(augment(self.pixels[chosen], rng)).logits
         loss = F.cross_entropy(logits.float(), self.labels[chosen], label_smoothing=0.1)
         loss.backward()

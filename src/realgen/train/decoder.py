@@ -27,6 +27,7 @@ from realgen.train.discriminator import PatchDiscriminator, adaptive_weight, dec
 from realgen.train.flow_data import cached
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 
 
@@ -140,7 +141,7 @@ class DecoderTrainer(ReconstructionTrainer):
     def step(self, index: int) -> Mapping[str, float]:
         """One step of the decoder, then one of the discriminator, on windows that depend on (seed, index) alone."""
         latents, pixels = self.windows.draw(index, count=self.batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             decoded = self.model.decode(latents).sample.float()
         metrics = self.backward(decoded, pixels, share=rise(index, warmup=self.adversarial_warmup))
         self.optimizer.clip(1.0)
@@ -176,7 +177,7 @@ class DecoderTrainer(ReconstructionTrainer):
         return float(loss.detach())
 
     def _answers(self, pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             answers: Tensor = self.discriminator(pixels)
         return answers.float()
 
@@ -197,6 +198,6 @@ def _encode_all(photographs: Sequence[Photograph], model: AutoencoderKL) -> Tens
     chunks = []
     for start in range(0, len(photographs), 64):
         pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
             chunks.append(model.encode(pixels).latent_dist.mean.to(torch.bfloat16))
     return torch.cat(chunks)

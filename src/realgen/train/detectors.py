@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from realgen.formulas.stats import auroc
 from realgen.train.degradations import KINDS, degrade, random_degradation, recolour
 from realgen.train.networks import Network
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
@@ -65,7 +66,7 @@ class DetectorTrainer(SingleModelTrainer):
         """One optimiser step on `batch` photographs and as many fakes, clean and degraded; depends on (seed, index)."""
         real, clean, degraded = self._draw(np.random.default_rng((self.seed, index)))
         self.model.train()
-        with torch.random.fork_rng(devices=()), torch.autocast("cpu", torch.bfloat16):
+        with torch.random.fork_rng(devices=()), computing_in(self.dtype):
             torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
             answers = self.log_odds(to_pixels([*real, *clean, *degraded])).float()
         on_real, on_clean, on_degraded = answers.chunk(3)

@@ -19,6 +19,7 @@ from realgen.train.classifier import augment
 from realgen.train.facts import describe
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
@@ -83,7 +84,7 @@ class DualEncoderTrainer(SingleModelTrainer):
         captions = [write_caption(self.photographs[place], self.facts[place], rng) for place in chosen]
         pixels = _normalised(augment(to_tensor(list(self.pixels[chosen])), rng))
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             images, texts = self._embed_images(pixels), self._embed_texts(captions)
         loss = contrastive_loss(images.float(), texts.float(), captions, scale=self.model.logit_scale.exp())
         loss.backward()

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from realgen.core.errors import InputError, OutputError
+from realgen.train.world import whole
 
 PREFIX = "transformer."
 """How both readers name the denoiser in a file that may hold text encoders too."""
@@ -45,18 +46,28 @@ def lora_state(module: nn.Module, *, adapter: str = "default") -> dict[str, Tens
                 f"the adapter {adapter} holds {key}, which a LoRA file cannot", hint="train a plain LoRA, or merge it"
             )
         scale = module.get_submodule(layer).scaling[adapter] if part == "B.weight" else 1.0
-        state[PREFIX + key] = value.detach().float().cpu() * scale
+        state[PREFIX + key] = whole(value.detach()).float().cpu() * scale
     return state
 
 
-def write_lora(module: nn.Module, path: Path, *, adapter: str = "default", dtype: torch.dtype = torch.float32) -> Path:
+def write_lora(
+    module: nn.Module,
+    path: Path,
+    *,
+    adapter: str = "default",
+    dtype: torch.dtype = torch.float32,
+    writes: bool = True,
+) -> Path:
     """Write the adapter atomically in `dtype`; returns the file.
 
-    `path` is the file where it ends in .safetensors, else the folder of `pytorch_lora_weights.safetensors`.
+    `path` is the file where it ends in .safetensors, else the folder of `pytorch_lora_weights.safetensors`. Every
+    process of a sharded run must call it, and one `writes`.
     Raises InputError as `lora_state` does, OutputError where the disk refuses; an older file then stays as it was.
     """
     state = {key: value.to(dtype).contiguous() for key, value in lora_state(module, adapter=adapter).items()}
     file = path if path.suffix == ".safetensors" else path / LORA_WEIGHT_NAME_SAFE
+    if not writes:
+        return file
     staged = file.with_name(f".{file.name}.staged")  # another ending: a reader of the folder must not pick it
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -122,7 +122,7 @@ def _encode_all(photographs: Sequence[Photograph], encode: Encode, size: int) ->
         chunks = []
         for start in range(0, len(photographs), 64):
             images = [_image(photograph, size, mirrored=mirrored) for photograph in photographs[start : start + 64]]
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
                 chunks.append(encode(images).to(torch.bfloat16))
         sides.append(torch.cat(chunks))
     return torch.stack(sides)

@@ -112,14 +112,14 @@ class FlowPolicy:
         """One step of a rollout again, under the weights as they are."""
         velocity = self._velocity(drawn.texts)
         sigma = drawn.sigmas[moment.index].expand(len(moment.x))
-        with self._computing():
-            v = velocity(moment.x, sigma)
-        taken = self._mean(moment, v, drawn.sigmas)
         reference_v = reference_mean = None
-        if with_reference:
+        if with_reference:  # first: a frozen copy changes places with weights that a backward pass would still need
             with torch.no_grad(), self.reference(), self._computing():
                 reference_v = velocity(moment.x, sigma)
             reference_mean = self._mean(moment, reference_v, drawn.sigmas).mean
+        with self._computing():
+            v = velocity(moment.x, sigma)
+        taken = self._mean(moment, v, drawn.sigmas)
         density = log_density(moment.following, taken.mean, taken.deviation)
         return Replayed(taken.mean, density, v, reference_v, reference_mean)
 

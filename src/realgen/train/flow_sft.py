@@ -34,6 +34,9 @@ ADAM_NAMES = ("*embed*", "*shared*", "*relative*", "proj_out.*", "*norm*", "*lor
 class FlowSftTrainer:
     """Trains the backbone's module, and its text encoders where they are given a learning rate."""
 
+    dtype = torch.bfloat16
+    """What matrix products compute in; wiring sets the machine's."""
+
     def __init__(
         self,
         backbone: FlowBackbone,
@@ -52,14 +55,12 @@ class FlowSftTrainer:
         preview_prompts: Sequence[str] = (),
         teacher: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
-        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
         self.steps, self.batch, self.size = steps, batch, size
         self.learning_rate, self.text_learning_rate = learning_rate, text_learning_rate
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.distil_guidance = teacher, distil_guidance
-        self.dtype = dtype
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.optimizers = {"flow": self._optimizer(backbone.module)}

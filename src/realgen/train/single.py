@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from realgen.train.run import Ema
@@ -22,6 +23,9 @@ class Optimizer(Protocol):
 
 class SingleModelTrainer:
     """One model with `save_pretrained`, its optimiser and its average; data and noise follow from the step."""
+
+    dtype = torch.bfloat16
+    """What matrix products and convolutions compute in; wiring sets the machine's."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, ema_decay: float) -> None:
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "ema": Ema(model, ema_decay)}

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from realgen.train.optimizers import MuonAdamW
+from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.scaffold import save_pipeline
 
@@ -34,8 +35,7 @@ class SentenceTeacher:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """The mean of the last states over the words, normalised."""
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=96, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
-            states = self.model(**tokens).last_hidden_state.float()
+        states = self.model(**tokens).last_hidden_state.float()
         mask = tokens.attention_mask[..., None]
         return F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
 
@@ -48,6 +48,9 @@ class SentenceTeacher:
 
 class TextDistiller:
     """Trains `pipeline`'s two text encoders towards the teacher's embeddings."""
+
+    dtype = torch.bfloat16
+    """What matrix products compute in; wiring sets the machine's."""
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class TextDistiller:
         """One optimiser step on texts that depend on (seed, index) alone."""
         rng = np.random.default_rng((self.seed, index))
         texts = [self.texts[int(i)] for i in rng.integers(len(self.texts), size=self.batch)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing_in(self.dtype):
             clip, t5 = self._students(texts)
         clip_loss, t5_loss = _contrast(clip.float(), t5.float(), self.teacher(texts))
         (clip_loss + t5_loss).backward()

@@ -1,7 +1,7 @@
 """What trains."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from realgen.core import config
 from realgen.core.errors import ConfigError
@@ -85,8 +85,12 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
 
 
 def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
-    """The trainer of a training recipe."""
-    return _TRAINERS[type(recipe)](recipe, folder)
+    """The trainer of a training recipe, computing in the machine's number format."""
+    from realgen.hub.device import pick_device, pick_dtype
+
+    trainer: Any = _TRAINERS[type(recipe)](recipe, folder)
+    trainer.dtype = pick_dtype(recipe.machine, pick_device(recipe.machine))
+    return cast("Trainer", trainer)
 
 
 def _photographs(recipe: PhotographRecipe, split: str) -> "list[Photograph]":
@@ -283,7 +287,6 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
     from torch import nn
 
     from realgen.generators.flux import FluxBackbone
-    from realgen.hub.device import pick_device, pick_dtype
     from realgen.train.flow_data import FlowData
     from realgen.train.flow_sft import FlowSftTrainer
 
@@ -322,7 +325,6 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
-        dtype=pick_dtype(recipe.machine, pick_device(recipe.machine)),
     )
 
 

@@ -1,0 +1,181 @@
+"""A recipe of kind flow_grpo through wiring and the command line, on a random FLUX.1 and an untrained classifier."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from diffusers import FluxPipeline
+
+from realgen.core import config
+from realgen.core.errors import ConfigError, InputError
+from realgen.core.spec import Machine
+from realgen.wiring import grpo, plan, processes, training, use
+from untrained import save_classifier
+
+
+@pytest.fixture
+def recipe(random_flux, tmp_path):
+    """Path of a recipe whose steps take a fraction of a second."""
+    save_classifier(tmp_path / "classifier", seed=0)
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n# no prompt\na cat\nthe sea\n", encoding="utf-8")
+    classifier = {"name": "image_classifier", "options": {"model": str(tmp_path / "classifier"), "real_label": "real"}}
+    options = {"model": str(random_flux), "steps": 3, "size": [32, 32], "max_text_tokens": 24, "guidance": 3.0}
+    values = {
+        "kind": "flow_grpo",
+        "generator": {"name": "flux", "options": options},
+        "scorers": {"real": classifier},
+        "reward": {"weights": {"real": 1}},
+        "prompts": str(tmp_path / "prompts.txt"),
+        "eval_prompts": str(tmp_path / "prompts.txt"),
+        "num_prompts": 2,
+        "group": 2,
+        "updates": 2,
+        "steps": 4,
+        "window": {"length": 2},
+        "clip": 1e-3,
+        "learning_rate": 1e-3,
+        "lora": {"rank": 2, "alpha": 4},
+        "evaluate_every": 2,
+        "snapshots": [0.5],
+        "save_minutes": 1e-9,
+        "machine": {"device": "cpu", "dtype": "float32", "batch": 2, "threads": 1},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(path)
+
+
+def run(*words, **environment):
+    command = [sys.executable, "-m", "realgen.apps.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def test_a_run_leaves_what_the_docs_say_and_its_lora_loads_into_a_stock_pipeline(recipe, random_flux, tmp_path):
+    merged = config.load(recipe)
+    steps = list(training.train(merged, tmp_path / "run", resume=False))
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    assert {"score_real", "groups_dropped", "kl", "sharpness"} <= steps[0][1].keys()
+    assert {"eval_real", "eval_total", "eval_sharpness"} <= steps[1][1].keys()
+    folder = tmp_path / "run"
+    assert json.loads((folder / "circumstances.json").read_text())["num_prompts"] == 3
+    assert json.loads((folder / "best.json").read_text())["figure"] == "eval_total"
+    assert sorted(file.name for file in (folder / "samples").iterdir()) == ["0000002.png", "0000004.png"]
+    assert (folder / "snapshots/050/pytorch_lora_weights.safetensors").is_file()
+    pipeline = FluxPipeline.from_pretrained(random_flux)
+    pipeline.load_lora_weights(folder / "model")
+    assert pipeline.get_active_adapters()
+
+
+def test_a_prompt_optimiser_writes_the_texts_once(recipe):
+    merged = config.load(recipe, overrides=["prompt_optimizer={name: template, options: {pattern: 'x {prompt}'}}"])
+    prompts, held_out = grpo.texts_of(merged, grpo.build_generator(merged))
+    assert prompts == held_out == [(one, f"x {one}") for one in ("a cat", "a dog", "the sea")]
+
+
+def test_a_text_that_is_too_long_is_an_error_before_anything_is_drawn(recipe, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a very long prompt that does not fit\n", encoding="utf-8")
+    merged = config.load(recipe)
+    with pytest.raises(InputError, match="24"):
+        grpo.texts_of(merged, grpo.build_generator(merged))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said", "hint"),
+    [
+        (["window.last=2"], "the window may reach step 4, and there are 3", "window.last=1"),
+        (["sampler=cps", "window.last=1"], "the window may reach step 3, and there are 2", "window.last=0"),
+    ],
+)
+def test_generators_that_cannot_be_trained_so(recipe, overrides, said, hint):
+    with pytest.raises(ConfigError, match=said) as error:
+        grpo.build_generator(config.load(recipe, overrides=overrides))
+    assert error.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("group=1", "group must be at least 2"),
+        ("reward=null", "no reward"),
+        ("updates=3", "nearest: updates=2"),
+        ("steps=5", "nearest: steps=4"),
+        ("window={first: 3, last: 1}", "at the earliest"),
+        ("clipp=1", "unknown key 'clipp'"),
+    ],
+)
+def test_recipes_that_make_no_sense_say_what_would(recipe, override, said):
+    with pytest.raises(ConfigError) as error:
+        config.load(recipe, overrides=[override])
+    assert said in f"{error.value.message} {error.value.hint}"
+
+
+def test_micro_batches_that_do_not_divide_name_what_would(recipe):
+    merged = config.load(recipe, overrides=["group=3", "machine.batch=2"])
+    with pytest.raises(ConfigError) as error:
+        grpo.geometry_of(merged, 1)
+    assert "machine.batch=1" in error.value.hint
+
+
+def test_full_training_exports_a_pipeline(recipe, tmp_path):
+    merged = config.load(recipe, overrides=["lora=null", "kl_weight=0.1", "evaluate_every=0"])
+    list(training.train(merged, tmp_path / "run", resume=False))
+    FluxPipeline.from_pretrained(tmp_path / "run/model")
+
+
+def test_resuming_with_another_recipe_is_refused_with_the_difference(recipe, tmp_path):
+    realgen_run = tmp_path / "run"
+    list(training.train(config.load(recipe), realgen_run, resume=False))
+    done = run("train", "--resume", realgen_run, "learning_rate=1")
+    assert done.returncode == 2
+    assert "learning_rate=1" in done.stderr
+    assert "0.001" in done.stderr
+
+
+def test_the_plan_counts_and_times(recipe):
+    rows = dict(plan.plan(config.load(recipe)))
+    assert rows["images a rollout"] == "4 (2 prompts x 2)"
+    assert rows["processes x accumulated micro-batches x micro-batch"] == "1 x 1 x 2"
+    assert rows["denoiser evaluations a rollout: drawn"] == "12"
+    assert rows["denoiser evaluations a rollout: replayed, with gradient"] == "8"
+    assert float(rows["seconds an optimiser step, about"]) >= 0
+    assert rows["memory of transformer"].endswith("MiB")
+
+
+def test_the_command_line_plans_only_grpo(recipe):
+    done = run("check", "tiny", "--plan")
+    assert done.returncode == 2
+    assert "kind: flow_grpo" in done.stderr
+
+
+def test_one_process_where_the_profile_wants_more():
+    with pytest.raises(ConfigError, match=r"machine\.processes=8"):
+        processes.join(Machine(processes=8))
+    with pytest.raises(ConfigError, match="nobody to share with"):
+        processes.join(Machine(shard=True))
+    assert processes.join(Machine()).size == 1
+
+
+def test_two_processes_through_the_command_line_write_one_run(recipe, tmp_path):
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "realgen.apps.cli", "train", recipe]
+    more = ["--out", tmp_path / "run", "machine.processes=2", "machine.batch=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *words, *map(str, more)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 4
+    assert json.loads((tmp_path / "run/circumstances.json").read_text())["processes"] == 2
+
+
+def test_a_held_out_scorer_cannot_be_rewarded():
+    merged = config.load("flow-grpo-flux", overrides=["reward.weights.held_out=1"])
+    with pytest.raises(ConfigError, match="held out"):
+        use.check(merged)
+
+
+def test_shipped_prompts_do_not_overlap():
+    lists = {name: grpo.read_prompts(f"tiny-{name}") for name in ("train", "validation", "test")}
+    assert len(lists["train"]) == 250
+    together = [prompt for prompts in lists.values() for prompt in prompts]
+    assert len(set(together)) == len(together)
