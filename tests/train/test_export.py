@@ -375,6 +375,12 @@ def test_a_folder_that_cannot_be_made_is_an_error(small, tmp_path):
         write_lora(small, tmp_path / "taken")
 
 
+def test_a_process_that_does_not_write_still_names_the_file(small, tmp_path):
+    add_lora(small, **PLAIN)
+    assert write_lora(small, tmp_path, writes=False) == tmp_path / "pytorch_lora_weights.safetensors"
+    assert not list(tmp_path.iterdir())
+
+
 def test_others_may_read_the_file(small, tmp_path):
     add_lora(small, **PLAIN)
     (tmp_path / "any").write_text("")

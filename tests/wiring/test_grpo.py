@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from diffusers import FluxPipeline
 
@@ -123,6 +124,42 @@ def test_full_training_exports_a_pipeline(recipe, tmp_path):
     merged = config.load(recipe, overrides=["lora=null", "kl_weight=0.1", "evaluate_every=0"])
     list(training.train(merged, tmp_path / "run", resume=False))
     FluxPipeline.from_pretrained(tmp_path / "run/model")
+
+
+def test_the_average_the_weights_as_they_are_and_all_merged_are_exported(recipe, random_flux, tmp_path):
+    folder = tmp_path / "run"
+    list(training.train(config.load(recipe, overrides=["evaluate_every=0"]), folder, resume=False))
+    outs = {name: tmp_path / name for name in ("average", "raw", "merged")}
+    grpo.export(folder, outs["average"], is_raw=False, is_merged=False)
+    grpo.export(folder, outs["raw"], is_raw=True, is_merged=False)
+    grpo.export(folder, outs["merged"], is_raw=False, is_merged=True)
+    lora = {name: out / "pytorch_lora_weights.safetensors" for name, out in outs.items()}
+    assert lora["average"].read_bytes() == (folder / "model" / lora["average"].name).read_bytes()
+    assert lora["raw"].read_bytes() != lora["average"].read_bytes()
+    stock, merged = FluxPipeline.from_pretrained(random_flux), FluxPipeline.from_pretrained(outs["merged"])
+    stock.load_lora_weights(outs["average"])
+    pictures = [
+        one("a cat", height=32, width=32, num_inference_steps=2, max_sequence_length=24, output_type="pt", **seeded())
+        for one in (stock, merged)
+    ]
+    assert (pictures[0].images - pictures[1].images).abs().max() < 1e-4
+    with pytest.raises(InputError, match="is not empty"):
+        grpo.export(folder, outs["raw"], is_raw=True, is_merged=False)
+
+
+def seeded():
+    return {"generator": torch.Generator().manual_seed(0)}
+
+
+def test_what_cannot_be_exported_says_so(recipe, tmp_path):
+    from realgen.train.run import Run
+
+    Run.create(tmp_path / "empty", config.load(recipe).model_dump(mode="json"))
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        grpo.export(tmp_path / "empty", tmp_path / "out", is_raw=False, is_merged=False)
+    Run.create(tmp_path / "other", config.load("categories").model_dump(mode="json"))
+    with pytest.raises(InputError, match="kind classifier"):
+        grpo.export(tmp_path / "other", tmp_path / "out", is_raw=False, is_merged=False)
 
 
 def test_resuming_with_another_recipe_is_refused_with_the_difference(recipe, tmp_path):

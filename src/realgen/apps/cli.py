@@ -203,6 +203,20 @@ def train(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder of GRPO.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, which must be new or empty.")],
+    raw: Annotated[bool, typer.Option("--raw", help="The weights as they are, not their average.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="The whole pipeline with the LoRA merged in.")] = False,
+) -> None:
+    """Write what a GRPO run has trained, from its last checkpoint."""
+    from realgen.wiring import grpo
+
+    grpo.export(run, out, is_raw=raw, is_merged=merged)
+    show.note(f"wrote {out}")
+
+
+@app.command()
 def inspect(image: Annotated[Path, typer.Argument(help="An image that realgen made.")], as_json: Json = False) -> None:
     """Say how an image was made."""
     from realgen import provenance

@@ -29,8 +29,10 @@ class PromptOptimizer(Protocol):
 class Generator(Protocol):
     """Texts to images."""
 
-    max_text_tokens: int | None
-    """The longest text that the model reads, in its tokens; None where there is no limit."""
+    @property
+    def max_text_tokens(self) -> int | None:
+        """The longest text that the model reads, in its tokens; None where there is no limit."""
+        ...
 
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text`, with those that mark its end."""

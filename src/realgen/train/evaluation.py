@@ -8,7 +8,7 @@ from PIL import Image
 from realgen import reward
 from realgen.core.protocols import Generator
 from realgen.core.spec import RewardSpec
-from realgen.core.types import Progress
+from realgen.core.types import Progress, Score
 from realgen.formulas.pixels import sharpness, to_pixels
 from realgen.train.scoring import ScoreImages
 from realgen.train.world import World
@@ -56,7 +56,7 @@ class Evaluation:
         return images
 
 
-def _means(scores: Sequence[dict[str, reward.Score]], spec: RewardSpec) -> dict[str, float]:
+def _means(scores: Sequence[dict[str, Score]], spec: RewardSpec) -> dict[str, float]:
     totals = [total for total in reward.totals(reward.parts(scores, spec), spec.weights) if math.isfinite(total)]
     figures = {"eval_total": _mean(totals)} if totals else {}
     for name in scores[0]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realgen import pipeline, requests
-from realgen.core.errors import ConfigError
+from realgen.core import config
+from realgen.core.errors import ConfigError, InputError
 from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.core.types import Request
 from realgen.hub.device import pick_device, pick_dtype
@@ -88,6 +89,33 @@ def build_trainer(recipe: FlowGrpoRecipe, world: "World") -> "FlowGrpoTrainer":
         geometry=geometry,
         world=world,
     )
+
+
+def export(folder: Path, out: Path, *, is_raw: bool, is_merged: bool) -> None:
+    """Write what the run in `folder` trained: its average, or the weights as they are; as LoRA, or merged in full."""
+    from realgen.train.export import merge_lora
+    from realgen.train.run import Run
+    from realgen.train.world import World, put
+
+    run = Run.open(folder)
+    recipe = config.from_mapping(run.recipe, where=str(folder))
+    if not isinstance(recipe, FlowGrpoRecipe):
+        raise InputError(f"{folder} is a run of kind {recipe.kind}", hint=f"its weights are in {folder / 'model'}")
+    if (loaded := run.load()) is None:
+        raise InputError(f"{folder} has no checkpoint yet", hint=f"realgen train --resume {folder}")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty", hint="choose another --out")
+    generator = build_generator(recipe)
+    build_policy(recipe, generator, World())
+    module: Any = generator.backbone.module
+    values = loaded[1]["parameters"] if is_raw else loaded[1]["ema"]["shadow"]
+    for name, parameter in module.named_parameters():
+        if name in values:
+            put(parameter, values[name])
+    if is_merged and recipe.lora is not None:
+        merge_lora(module)
+        recipe = recipe.model_copy(update={"lora": None})
+    _save(recipe, generator, out, World())
 
 
 def geometry_of(recipe: FlowGrpoRecipe, size: int) -> "Geometry":
