@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.train.classifier import ClassifierTrainer, augment, build_classifier, prepare
+from realgen.train.classifier import SIDE, ClassifierTrainer, augment, build_classifier, prepare
 from realgen.train.photographs import Photograph
 
 COLOURS = {"plants": (30, 160, 40), "people": (220, 170, 150), "vehicles": (20, 20, 200)}
@@ -54,7 +54,7 @@ def test_a_resume_is_exact(tmp_path):
 def test_augmentation_moves_the_picture_and_keeps_its_range():
     pixels = prepare([Image.fromarray(photographs()[0].pixels)] * 4)
     moved = augment(pixels, np.random.default_rng(0))
-    assert moved.shape == pixels.shape == (4, 3, 64, 64)
+    assert moved.shape == pixels.shape == (4, 3, SIDE, SIDE)
     assert moved.abs().max() <= 1
     assert not torch.equal(moved[0], moved[1])
     assert moved.mean().item() == pytest.approx(pixels.mean().item(), abs=0.4)

@@ -326,7 +326,7 @@ def test_figures_and_pictures_are_of_the_average(folder):
     averaged = copy.deepcopy(trainer.model)
     trainer.ema.swap(averaged)
     trainer.ema.swap(averaged)
-    averaged.load_state_dict(trainer.ema.shadow)
+    averaged.load_state_dict(trainer.ema.shadow, strict=False)  # the encoder is not trained
     psnr, energy = reconstruction_quality(averaged, photographs(2))
     assert trainer.evaluate() == {"psnr": psnr, "gradient_energy": energy}
     previews = trainer.preview()

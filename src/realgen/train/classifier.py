@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
-SIDE = 64
+SIDE = 96
 """Pixels that the network sees: less than a generator draws, so that sharpness counts for little."""
 
 
@@ -57,7 +58,7 @@ class ClassifierTrainer(SingleModelTrainer):
         ema_decay: float,
         seed: int,
     ) -> None:
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+        self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=0.05)
         super().__init__(model, self.optimizer, ema_decay=ema_decay)
         self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
         self.pixels, self.labels = self._load(photographs)
@@ -81,10 +82,9 @@ class ClassifierTrainer(SingleModelTrainer):
             logits = self.model(augment(self.pixels[chosen], rng)).logits
         loss = F.cross_entropy(logits.float(), self.labels[chosen], label_smoothing=0.1)
         loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=100)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(
+            self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=min(100, self.steps // 4))
+        )
         self.ema.update(self.model)
         return {"loss": loss.item()}
 
