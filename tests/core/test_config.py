@@ -104,3 +104,20 @@ def test_a_profile_may_only_say_what_the_machine_is(tmp_path):
 def test_recipes_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         config.load("tiny").machine.batch = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("generator.cadr=tiny", "did you mean 'card'?"),
+        ("prompt_optimizer={name: template, optionss: {}}", "did you mean 'options'?"),
+        ("machine.dtyp=float32", "did you mean 'dtype'?"),
+        ("scorers={real: {nmae: residual}}", "did you mean 'name'?"),
+        ("reward={weights: {a: 1}, ensembles: {a: {scorer: [b]}}}", "did you mean 'scorers'?"),
+        ("sterps=1", "known: "),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_at_its_place(override, hint):
+    with pytest.raises(ConfigError, match="unknown key") as error:
+        config.load("tiny", overrides=[override])
+    assert hint in error.value.hint

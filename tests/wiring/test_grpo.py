@@ -209,6 +209,10 @@ def test_a_held_out_scorer_cannot_be_rewarded():
     merged = config.load("flow-grpo-flux", overrides=["reward.weights.held_out=1"])
     with pytest.raises(ConfigError, match="held out"):
         use.check(merged)
+    wrapped = "scorers.held_out={name: augmented, card: null, options: {scorer: {name: effort, card: effort}}}"
+    merged = config.load("flow-grpo-flux", overrides=["reward.weights.held_out=1", wrapped])
+    with pytest.raises(ConfigError, match="held out"):
+        use.check(merged)
 
 
 def test_shipped_prompts_do_not_overlap():

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from realgen.core.errors import ConfigError
 from realgen.core.recipes import Recipe
-from realgen.core.spec import Machine, Plug, Spec
+from realgen.core.spec import Machine, Spec
 
 SpecType = TypeVar("SpecType", bound="Spec")
 
@@ -112,7 +112,8 @@ def validate(spec: type[SpecType], values: Mapping[str, Any], *, where: str) -> 
 
 
 def _explain(error: ValidationError, where: str, values: Mapping[str, Any], known: Sequence[str] = ()) -> ConfigError:
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo hides a needed key
     path = [str(part) for part in first["loc"]]
     if path and path[0] in _KINDS:
         path = path[1:]
@@ -125,11 +126,20 @@ def _explain(error: ValidationError, where: str, values: Mapping[str, Any], know
 
 
 def _fields_at(values: Mapping[str, Any], path: Sequence[str]) -> list[str]:
-    models: dict[str, type[Spec]] = {"generator": Plug, "prompt_optimizer": Plug, "machine": Machine}
-    if path:
-        return list(models[path[-1]].model_fields) if path[-1] in models else []
-    kind = _KINDS.get(str(values.get("kind")))
-    return list(kind.model_fields) if kind else []
+    """Keys that may stand at `path` of a recipe, as far as its records say; a mapping's own keys may be any."""
+    here: Any = _KINDS.get(str(values.get("kind")))
+    for part in path:
+        if _is_spec(here):
+            here = here.model_fields[part].annotation if part in here.model_fields else None
+        else:
+            here = next((inner for inner in get_args(here) if inner not in {str, type(None)}), None)
+        if not _is_spec(here) and type(None) in get_args(here):
+            here = next(inner for inner in get_args(here) if inner is not type(None))
+    return list(here.model_fields) if _is_spec(here) else []
+
+
+def _is_spec(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Spec)
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:

@@ -153,7 +153,7 @@ def _cross_entropy(log_odds: Tensor, *, real: bool) -> Tensor:
 
 
 def fit_temperature(on_real: Tensor, on_fakes: Tensor) -> float:
-    """The temperature T of log-odds / T with the least log-loss, both classes weighing the same; within [0.05, 20]."""
-    candidates = torch.logspace(-1.3, 1.3, 200)[:, None]  # a search over one number needs no optimiser
+    """The temperature T of log-odds / T with the least log-loss, both classes weighing the same; within [0.5, 20]."""
+    candidates = torch.logspace(-0.30103, 1.30103, 200)[:, None]  # a search over one number needs no optimiser
     losses = F.softplus(-on_real / candidates).mean(1) + F.softplus(on_fakes / candidates).mean(1)
     return float(candidates[losses.argmin()])

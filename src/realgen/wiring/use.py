@@ -1,8 +1,11 @@
 """What draws and what scores."""
 
+from collections.abc import Mapping
+
 from realgen.core.errors import ConfigError
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.recipes import GenerateRecipe, Recipe, ScoreRecipe
+from realgen.core.spec import Plug
 from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.hub import card as cards
 from realgen.hub.plugs import build, build_scorer, configure
@@ -18,8 +21,7 @@ def check(recipe: Recipe) -> None:
         for plug in recipe.scorers.values():
             configure("scorers", plug)
         for name in recipe.rewarded:
-            card = recipe.scorers[name].card
-            if card is not None and cards.read(card).is_held_out:
+            if any(cards.read(card).is_held_out for card in _cards_of(recipe.scorers[name])):
                 raise _held_out(name)
 
 
@@ -47,6 +49,13 @@ def build_scorers(recipe: GenerateRecipe | ScoreRecipe | FlowGrpoRecipe) -> dict
             raise _held_out(name)
         scorers[name] = scorer
     return scorers
+
+
+def _cards_of(plug: Plug) -> list[str]:
+    """The card of a scorer, and of one that it wraps."""
+    inner = plug.options.get("scorer")
+    own = [plug.card] if plug.card is not None else []
+    return [*own, *(_cards_of(Plug.model_validate(inner)) if isinstance(inner, Mapping) else [])]
 
 
 def _held_out(name: str) -> ConfigError:
