@@ -125,6 +125,9 @@ class FlowSftRecipe(PhotographRecipe):
     category_weights: dict[str, float] = Field(default_factory=dict)
     """How much more often a category is drawn than one of weight 1; `none` for photographs without one."""
 
+    visibility_power: float = Field(default=0.0, ge=0, le=1)
+    """Weight of a latent channel in the loss: how much it shows in pixels, to this power; 0 weighs all alike."""
+
     distil_guidance: tuple[float, float] | None = None
     """Distil classifier-free guidance of the model as it stands, at scales of this range, into its embedding."""
 

@@ -325,6 +325,7 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+        weights=data.visibility(backbone, recipe.size) ** recipe.visibility_power if recipe.visibility_power else None,
     )
 
 
