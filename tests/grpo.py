@@ -79,6 +79,7 @@ def build_policy(generator, recipe):
         eta=recipe.eta,
         seed=recipe.seed,
         dtype=torch.float32,
+        device="cpu",
         reference=adapters_off(generator.backbone.module),
     )
 

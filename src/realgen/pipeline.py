@@ -1,5 +1,6 @@
 """Prompts to images: rewrite, check the length, draw, score, one Sample at a time. Knows Protocols, never plug-ins."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -94,7 +95,13 @@ def _answers(scorer: Scorer, pictures: ImageBatch, prompts: Sequence[str]) -> li
         return [Score(None, reason=error.message)] * len(pictures)
     if len(answers) != len(pictures):
         raise ValueError(f"{len(pictures)} images, {len(answers)} scores")
-    return answers
+    return [_finite(answer) for answer in answers]
+
+
+def _finite(score: Score) -> Score:
+    if score.value is None or math.isfinite(score.value):
+        return score
+    return Score(None, reason=f"answered {score.value}")
 
 
 def _fitting(rewritten: Rewrite, prompt: str, generator: Generator) -> Rewrite:

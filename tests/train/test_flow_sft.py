@@ -154,20 +154,3 @@ def test_distilling_moves_towards_the_guided_teacher(random_flux, data):
     losses = [trainer.step(index)["loss"] for index in range(40)]
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.module.parameters(), strict=True))
-
-
-def test_a_channel_of_no_weight_teaches_nothing(random_flux, data):
-    weights = torch.zeros(16)
-    weights[3] = 1
-    trainer = trainer_of(random_flux, data, weights=weights)
-    batch = data.batch(0, count=4, caption_dropout=0)
-    trainer._loss(batch, 0, weights).mean().backward()
-    gradient = trainer.backbone.module.proj_out.weight.grad.norm(dim=1)
-    assert gradient[3] > 0
-    assert gradient[torch.arange(16) != 3].max() == 0
-
-
-def test_visibility_of_the_photographs_has_mean_one(random_flux, data):
-    found = data.visibility(backbone_of(random_flux), SIZE)
-    assert found.shape == (16,)
-    assert found.mean().item() == pytest.approx(1, abs=1e-5)

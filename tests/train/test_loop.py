@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -48,9 +49,13 @@ def test_the_reward_that_is_asked_for_rises(random_flux):
     assert trainer.evaluate()["eval_light"] > before + 0.002
 
 
-@pytest.mark.parametrize("sampler", ["flow_sde", "cps"])
-@pytest.mark.parametrize("ratio", ["plain", "guard", "guard_batch"])
-@pytest.mark.parametrize("kl", ["velocity", "step", "mean"])
+@pytest.mark.parametrize(
+    ("sampler", "ratio", "kl"),
+    [
+        *itertools.product(["flow_sde"], ["plain", "guard", "guard_batch"], ["velocity", "step", "mean"]),
+        *itertools.product(["cps"], ["plain"], ["velocity", "step"]),
+    ],
+)
 def test_every_objective_steps(random_flux, sampler, ratio, kl):
     trainer = grpo.build_trainer(random_flux, grpo.recipe_of(sampler=sampler, ratio=ratio, kl=kl, kl_weight=0.1))
     for index in range(2):
@@ -138,7 +143,7 @@ def test_an_infinite_score_is_unscored_not_infinite(random_flux):
 def test_a_violated_bound_is_the_worst_of_its_group(random_flux):
     spec = RewardSpec(weights={"light": 1.0}, constraints={"red": Bound(high=-1.0)})
     trainer = grpo.build_trainer(random_flux, grpo.recipe_of(reward=spec))
-    with pytest.raises(RealGenError, match="the reward light is the same"):  # all are violated, so all are equal
+    with pytest.raises(RealGenError, match="the reward light is the same"):  # all are outside, so all are alike
         trainer.step(0)
 
 

@@ -10,10 +10,11 @@ import torch
 import yaml
 from diffusers import FluxPipeline
 
+from generators.factories import FACTORIES
 from realgen.core import config
 from realgen.core.errors import ConfigError, InputError
 from realgen.core.spec import Machine
-from realgen.wiring import grpo, plan, processes, training, use
+from realgen.wiring import grpo, plan, policy, processes, training, use
 from untrained import save_classifier
 
 
@@ -61,7 +62,9 @@ def test_a_run_leaves_what_the_docs_say_and_its_lora_loads_into_a_stock_pipeline
     assert {"score_real", "groups_dropped", "kl", "sharpness"} <= steps[0][1].keys()
     assert {"eval_real", "eval_total", "eval_sharpness"} <= steps[1][1].keys()
     folder = tmp_path / "run"
-    assert json.loads((folder / "circumstances.json").read_text())["num_prompts"] == 3
+    assert json.loads((folder / "circumstances.json").read_text())["threads"] == 1
+    kept = json.loads((folder / "texts.json").read_text())
+    assert kept["train"] == [[one, one] for one in ("a cat", "a dog", "the sea")]
     assert json.loads((folder / "best.json").read_text())["figure"] == "eval_total"
     assert sorted(file.name for file in (folder / "samples").iterdir()) == ["0000002.png", "0000004.png"]
     assert (folder / "snapshots/050/pytorch_lora_weights.safetensors").is_file()
@@ -72,27 +75,31 @@ def test_a_run_leaves_what_the_docs_say_and_its_lora_loads_into_a_stock_pipeline
 
 def test_a_prompt_optimiser_writes_the_texts_once(recipe):
     merged = config.load(recipe, overrides=["prompt_optimizer={name: template, options: {pattern: 'x {prompt}'}}"])
-    prompts, held_out = grpo.texts_of(merged, grpo.build_generator(merged))
-    assert prompts == held_out == [(one, f"x {one}") for one in ("a cat", "a dog", "the sea")]
+    found = grpo.texts_of(merged, policy.build_generator(merged))
+    assert found["train"] == found["eval"] == [(one, f"x {one}") for one in ("a cat", "a dog", "the sea")]
 
 
 def test_a_text_that_is_too_long_is_an_error_before_anything_is_drawn(recipe, tmp_path):
     (tmp_path / "prompts.txt").write_text("a very long prompt that does not fit\n", encoding="utf-8")
     merged = config.load(recipe)
     with pytest.raises(InputError, match="24"):
-        grpo.texts_of(merged, grpo.build_generator(merged))
+        grpo.texts_of(merged, policy.build_generator(merged))
 
 
 @pytest.mark.parametrize(
     ("overrides", "said", "hint"),
     [
-        (["window.last=2"], "the window may reach step 4, and there are 3", "window.last=1"),
-        (["sampler=cps", "window.last=1"], "the window may reach step 3, and there are 2", "window.last=0"),
+        (["window.last=2"], "may reach step 4, and there are 3", "window.last=1"),
+        (
+            ["sampler=cps", "ratio=plain", "window.last=1"],
+            "may reach step 3, and there are 2",
+            "window.last=0",
+        ),
     ],
 )
 def test_generators_that_cannot_be_trained_so(recipe, overrides, said, hint):
     with pytest.raises(ConfigError, match=said) as error:
-        grpo.build_generator(config.load(recipe, overrides=overrides))
+        policy.build_generator(config.load(recipe, overrides=overrides))
     assert error.value.hint.startswith(hint)
 
 
@@ -130,9 +137,9 @@ def test_the_average_the_weights_as_they_are_and_all_merged_are_exported(recipe,
     folder = tmp_path / "run"
     list(training.train(config.load(recipe, overrides=["evaluate_every=0"]), folder, resume=False))
     outs = {name: tmp_path / name for name in ("average", "raw", "merged")}
-    grpo.export(folder, outs["average"], is_raw=False, is_merged=False)
-    grpo.export(folder, outs["raw"], is_raw=True, is_merged=False)
-    grpo.export(folder, outs["merged"], is_raw=False, is_merged=True)
+    policy.export(folder, outs["average"], is_raw=False, is_merged=False)
+    policy.export(folder, outs["raw"], is_raw=True, is_merged=False)
+    policy.export(folder, outs["merged"], is_raw=False, is_merged=True)
     lora = {name: out / "pytorch_lora_weights.safetensors" for name, out in outs.items()}
     assert lora["average"].read_bytes() == (folder / "model" / lora["average"].name).read_bytes()
     assert lora["raw"].read_bytes() != lora["average"].read_bytes()
@@ -143,8 +150,8 @@ def test_the_average_the_weights_as_they_are_and_all_merged_are_exported(recipe,
         for one in (stock, merged)
     ]
     assert (pictures[0].images - pictures[1].images).abs().max() < 1e-4
-    with pytest.raises(InputError, match="is not empty"):
-        grpo.export(folder, outs["raw"], is_raw=True, is_merged=False)
+    with pytest.raises(InputError, match="is not an empty folder"):
+        policy.export(folder, outs["raw"], is_raw=True, is_merged=False)
 
 
 def seeded():
@@ -156,10 +163,10 @@ def test_what_cannot_be_exported_says_so(recipe, tmp_path):
 
     Run.create(tmp_path / "empty", config.load(recipe).model_dump(mode="json"))
     with pytest.raises(InputError, match="no checkpoint yet"):
-        grpo.export(tmp_path / "empty", tmp_path / "out", is_raw=False, is_merged=False)
+        policy.export(tmp_path / "empty", tmp_path / "out", is_raw=False, is_merged=False)
     Run.create(tmp_path / "other", config.load("categories").model_dump(mode="json"))
     with pytest.raises(InputError, match="kind classifier"):
-        grpo.export(tmp_path / "other", tmp_path / "out", is_raw=False, is_merged=False)
+        policy.export(tmp_path / "other", tmp_path / "out", is_raw=False, is_merged=False)
 
 
 def test_resuming_with_another_recipe_is_refused_with_the_difference(recipe, tmp_path):
@@ -169,6 +176,78 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(recipe, tmp
     assert done.returncode == 2
     assert "learning_rate=1" in done.stderr
     assert "0.001" in done.stderr
+
+
+def test_a_recipe_that_was_edited_in_the_folder_is_noticed(recipe, tmp_path):
+    folder = tmp_path / "run"
+    list(training.train(config.load(recipe), folder, resume=False))
+    file = folder / "recipe.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 -> 0\.5"):
+        list(training.train(training.recipe_of(folder, []), folder, resume=True))
+
+
+def test_prompts_that_changed_do_not_change_a_run(recipe, tmp_path):
+    folder = tmp_path / "run"
+    started = training.train(config.load(recipe), folder, resume=False)
+    next(started)
+    next(started)
+    started.close()
+    (tmp_path / "prompts.txt").write_text("something else\n", encoding="utf-8")
+    list(training.train(training.recipe_of(folder, []), folder, resume=True))
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(recipe, tmp_path):
+    folder = tmp_path / "run"
+    started = training.train(config.load(recipe), folder, resume=False)
+    next(started)
+    with pytest.raises(InputError, match="another process trains in"):
+        next(training.train(training.recipe_of(folder, []), folder, resume=True))
+    started.close()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("machine.dtype=float16", "underflows"),
+        ("machine.compile=true", "not for GRPO"),
+        ("machine.offload=sequential", "come and go"),
+        ("machine.shard=true lora=null", "trains LoRA only"),
+        ("machine.quantize=nf4 lora=null", "quantised weights"),
+        ("generator.options.lora=x", "switched off"),
+    ],
+)
+def test_machines_that_cannot_train_so(recipe, override, said):
+    with pytest.raises(ConfigError, match=said):
+        policy.build_generator(config.load(recipe, overrides=override.split()))
+
+
+@pytest.mark.parametrize("name", ["sd3", "z_image", "qwen_image"])
+def test_every_backbone_trains_with_the_same_loop(recipe, name, tmp_path):
+    (tmp_path / "model").mkdir()
+    options = FACTORIES[name](tmp_path / "model") | {"steps": 3, "size": [32, 32], "guidance": 2.0}
+    plug = json.dumps({"name": name, "options": options})
+    overrides = ["generator=null", f"generator={plug}", "evaluate_every=4", "kl_weight=0.1", "snapshots=[]"]
+    merged = config.load(recipe, overrides=overrides)
+    steps = [metrics for _, metrics in training.train(merged, tmp_path / "run", resume=False)]
+    assert steps[0]["log_ratio"] == 0
+    assert all(metrics["grad_norm"] > 0 for metrics in steps)
+    assert (tmp_path / "run/model/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_in_bfloat16_with_all_weights(recipe, tmp_path):
+    overrides = ["lora=null", "machine.dtype=bfloat16", "clip=0.5", "evaluate_every=4", "snapshots=[]"]
+    steps = list(training.train(config.load(recipe, overrides=overrides), tmp_path / "run", resume=False))
+    assert steps[-1][1]["eval_total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"), [("flux", 7), ("flux-paper", 7), ("sd3", 7), ("z-image", 8), ("qwen-image", 8)]
+)
+def test_shipped_recipes_can_be_shared_by_as_many_gpus_as_published(name, processes):
+    merged = config.load(f"flow-grpo-{name}", profile="gpus-8")
+    assert grpo.geometry_of(merged, processes).num_accumulated == 12
 
 
 def test_the_plan_counts_and_times(recipe):

@@ -187,7 +187,9 @@ def train(
     if resume is not None:
         if recipe is not None and not is_override(recipe):
             raise InputError("a recipe beside --resume", hint="--resume continues with the run's own recipe")
-        merged = training.recipe_of(resume, [word for word in (recipe, *(overrides or [])) if word])
+        if out is not None:
+            raise InputError("--out beside --resume", hint="a run goes on in its own folder")
+        merged = training.recipe_of(resume, [word for word in (recipe, *(overrides or [])) if word], profile=profile)
         folder = resume
     elif recipe is not None:
         merged = config.load(recipe, profile=profile, overrides=overrides or [])
@@ -196,10 +198,13 @@ def train(
         raise InputError("no recipe", hint="realgen train RECIPE, or realgen train --resume RUN")
     if not isinstance(merged, TrainRecipe):
         raise ConfigError(f"{recipe} is a recipe of kind {merged.kind}", hint="realgen generate --recipe draws with it")
-    show.note(f"realgen: training in {folder}")
+    is_main = os.environ.get("RANK", "0") == "0"  # torchrun's: of many processes one speaks
+    if is_main:
+        show.note(f"realgen: training in {folder}")
     for step, metrics in training.train(merged, folder, resume=resume is not None):
         show.metrics(step, merged.steps, metrics)
-    show.note(f"finished: {folder / 'model'}")
+    if is_main:
+        show.note(f"finished: {folder / 'model'}")
 
 
 @app.command()
@@ -210,9 +215,9 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="The whole pipeline with the LoRA merged in.")] = False,
 ) -> None:
     """Write what a GRPO run has trained, from its last checkpoint."""
-    from realgen.wiring import grpo
+    from realgen.wiring import policy
 
-    grpo.export(run, out, is_raw=raw, is_merged=merged)
+    policy.export(run, out, is_raw=raw, is_merged=merged)
     show.note(f"wrote {out}")
 
 

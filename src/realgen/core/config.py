@@ -32,13 +32,19 @@ def load(name: str, *, profile: str | None = None, overrides: Sequence[str] = ()
     """The merged, validated recipe `name` (shipped, or a path), with a profile and KEY=VALUE overrides on top."""
     layers = [read_layer("recipes", name)]
     if profile is not None:
-        layers.append(read_layer("profiles", profile))
-        validate(Profile, layers[-1], where=f"profile {profile}")
+        layers.append(read_profile(profile))
     layers += [parse_override(text) for text in overrides]
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
     return from_mapping(merged, where=f"recipe {name}")
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """A profile, shipped or by path, as a validated layer."""
+    layer = read_layer("profiles", name)
+    validate(Profile, layer, where=f"profile {name}")
+    return layer
 
 
 def from_mapping(values: Mapping[str, Any], *, where: str) -> Recipe:

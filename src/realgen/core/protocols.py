@@ -57,6 +57,11 @@ class FlowBackbone(Protocol):
     lora_targets: tuple[str, ...]
     """Ends of the names of the module's layers that the published LoRA adapts."""
 
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """Those of them whose output nothing reads, as the last block's for the text: adapters there never learn."""
+        ...
+
     max_text_tokens: int
 
     def num_text_tokens(self, text: str) -> int:

@@ -125,9 +125,6 @@ class FlowSftRecipe(PhotographRecipe):
     category_weights: dict[str, float] = Field(default_factory=dict)
     """How much more often a category is drawn than one of weight 1; `none` for photographs without one."""
 
-    visibility_power: float = Field(default=0.0, ge=0, le=1)
-    """Weight of a latent channel in the loss: how much it shows in pixels, to this power; 0 weighs all alike."""
-
     distil_guidance: tuple[float, float] | None = None
     """Distil classifier-free guidance of the model as it stands, at scales of this range, into its embedding."""
 
@@ -329,6 +326,9 @@ class FlowGrpoRecipe(TrainRecipe, Scored):
             raise ValueError(message)
         if self.reward is None:
             message = "no reward: say reward.weights.NAME=1 for a scorer NAME"
+            raise ValueError(message)
+        if self.sampler == "cps" and (self.ratio != "plain" or self.kl == "mean"):
+            message = "the ratio guard and the distance mean weigh steps as Flow-SDE takes them: sampler=flow_sde"
             raise ValueError(message)
         if self.num_prompts % self.updates:
             near = min((n for n in range(1, self.num_prompts + 1) if self.num_prompts % n == 0), key=self._from_updates)

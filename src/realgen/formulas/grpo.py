@@ -44,20 +44,31 @@ def advantages(
         values = reward.double()
         scored = ~values.isnan()
         centred = torch.where(scored, values - values.nanmean(1, keepdim=True), 0.0)
-        count = scored.sum(1, keepdim=True)
-        spread = (centred.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt()
+        own = spread(values)[:, None].nan_to_num(0)
         if over_all:
             everything = values[scored]
             deviation = everything.std(correction=0) if len(everything) else torch.tensor(0.0)
         else:
-            deviation = spread
+            deviation = own
         total += weights[name] * centred / (deviation + EPSILON)
-        varies |= ((count > 1) & (spread > 0)).squeeze(1)
+        varies |= is_varied(values)
         is_scored &= scored
     total /= sum(weights[name] for name in rewards)
     teaches = varies & (is_scored.sum(1) > 1)
     value = torch.where(is_scored & teaches[:, None], total, 0.0).clamp(-clamp, clamp)
     return Advantages(value.float(), teaches)
+
+
+def is_varied(values: Tensor) -> Tensor:
+    """Whether a group (P, G) has two scored members that differ: (P,). Exact, where a deviation is rounded."""
+    scored = ~values.isnan()
+    least = torch.where(scored, values, torch.inf).amin(1)
+    return (torch.where(scored, values, -torch.inf).amax(1) > least) & (scored.sum(1) > 1)
+
+
+def spread(values: Tensor) -> Tensor:
+    """Population deviation of the scored members of each group (P, G): (P,), NaN where there is none."""
+    return (values - values.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,15 @@ def guarded_ratio(
     return ((log_density - old + bias) * deviation).exp()
 
 
-def guard_weight(dt: Tensor) -> Tensor:
-    """1 / |dt| (B,): what makes every step's gradient weigh the same, since mu moves with dt."""
-    return 1 / dt.abs()
+def centred_ratio(following: Tensor, mean: Tensor, old_mean: Tensor, *, deviation: float) -> Tensor:
+    """GRPO-Guard's ratio (B,) as what it is equal to, log rho = mean((x' - mu_old) (mu - mu_old)) / d, over elements.
+
+    From two log-densities near 1 it comes out of a difference whose rounding is a tenth of FLUX.1's clip range.
+    """
+    moved = (following.float() - old_mean.float()) * (mean.float() - old_mean.float())
+    return (moved.flatten(1).mean(1) / deviation).exp()
+
+
+def guard_weight(dt: float) -> float:
+    """1 / |dt|: what makes every step's gradient weigh the same, since mu moves with dt."""
+    return 1 / abs(dt)

@@ -35,6 +35,11 @@ class PackedBackbone(ABC):
         self.module: nn.Module = pipeline.transformer
         self._texts = Texts(self._states, text_encoders, device=lambda: self._device)
 
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """Layers of `lora_targets` whose output nothing reads: none."""
+        return ()
+
     @abstractmethod
     def _states(self, texts: list[str]) -> Iterable[States]:
         """What the text encoders make of each text."""

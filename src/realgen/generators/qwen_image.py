@@ -81,6 +81,10 @@ def build(options: Options, machine: Machine) -> FlowGenerator:
     )
 
 
+_TEXT_OUT = ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+"""What a block's answer about the text goes through."""
+
+
 class QwenImageBackbone(PackedBackbone):
     """Qwen-Image: packed latents (B, H/16 * W/16, channels * 4), guidance that keeps each token's length."""
 
@@ -89,6 +93,12 @@ class QwenImageBackbone(PackedBackbone):
     def __init__(self, pipeline: QwenImagePipeline, *, max_text_tokens: int, negative_prompt: str = "") -> None:
         super().__init__(pipeline, text_encoders=(pipeline.text_encoder,), max_text_tokens=max_text_tokens)
         self.negative_prompt = negative_prompt
+
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """The last block's for the text, which is not read after it."""
+        last = len(self.pipeline.transformer.transformer_blocks) - 1
+        return tuple(f"transformer_blocks.{last}.{name}" for name in _TEXT_OUT)
 
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text` with those that end its turn; the system's turn before it is not counted, nor read."""

@@ -81,6 +81,12 @@ class SD3Backbone(PackedBackbone):
         super().__init__(pipeline, text_encoders=encoders, max_text_tokens=max_text_tokens)
         self.negative_prompt = negative_prompt
 
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """The last block's query of the text, which is not read after it."""
+        last = len(self.pipeline.transformer.transformer_blocks) - 1
+        return (f"transformer_blocks.{last}.attn.add_q_proj",)
+
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
         return len(self.pipeline.tokenizer_3(text, truncation=False).input_ids)

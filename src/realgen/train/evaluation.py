@@ -57,8 +57,13 @@ class Evaluation:
 
 
 def _means(scores: Sequence[dict[str, Score]], spec: RewardSpec) -> dict[str, float]:
-    totals = [total for total in reward.totals(reward.parts(scores, spec), spec.weights) if math.isfinite(total)]
-    figures = {"eval_total": _mean(totals)} if totals else {}
+    parts = reward.parts(scores, spec)
+    totals = reward.totals(parts, spec.weights)
+    known = [total for total in totals if math.isfinite(total)]
+    figures = {"eval_unscored": float(sum(map(bool, parts.reasons))), "eval_violated": float(sum(parts.violated))}
+    if known:  # an image outside of a bound counts as the worst of those within
+        least = min(known)
+        figures["eval_total"] = _mean([max(total, least) for total in totals if not math.isnan(total)])
     for name in scores[0]:
         known = [value for one in scores if (value := one[name].value) is not None]
         if known:

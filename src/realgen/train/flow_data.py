@@ -15,12 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from realgen.core.protocols import FlowBackbone, Size
 from realgen.formulas.flow import interpolate, shift_of, shift_sigma
 from realgen.train.captions import write_caption
 from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
-from realgen.train.visibility import visibility
 
 Encode = Callable[[Sequence[Image.Image]], Tensor]
 
@@ -79,10 +77,6 @@ class FlowData:
         captions = [write_caption(self.photographs[i], self.facts[i], rng) for i in range(count)]
         generator = torch.Generator().manual_seed(self.seed)
         return self._noised(torch.zeros(count, dtype=torch.long), torch.arange(count), captions, generator)
-
-    def visibility(self, backbone: FlowBackbone, size: Size) -> Tensor:
-        """How much each channel shows in pixels, measured on eight of the photographs: (C,), its mean 1."""
-        return visibility(backbone, self._latents[0, :: max(1, len(self.photographs) // 8)][:8].float(), size)
 
     def _noised(self, side: Tensor, chosen: Tensor, captions: list[str], generator: torch.Generator) -> Batch:
         data = self._latents[side, chosen].float()

@@ -75,9 +75,11 @@ class FlowPolicy:
         eta: float,
         seed: int,
         dtype: torch.dtype,
+        device: str,
         reference: Reference,
     ) -> None:
-        self.backbone, self.reference, self.dtype = backbone, reference, dtype
+        self.backbone, self.reference = backbone, reference
+        self.dtype, self.device = dtype, device
         self.steps, self.guidance, self.size = steps, guidance, size
         self.eta, self.seed = eta, seed
         self._stochastic = {"flow_sde": sde_step, "cps": cps_step}[sampler]
@@ -97,7 +99,7 @@ class FlowPolicy:
             moments.append(_moment(x, taken, sigmas))
             return taken
 
-        with self._computing():
+        with self.computing():
             for taken in trajectory(self._velocity(texts), x, sigmas, step):
                 x = taken.x
         return MicroBatch(list(rows), list(texts), sigmas, moments, x)
@@ -105,7 +107,7 @@ class FlowPolicy:
     @torch.no_grad()
     def decode(self, drawn: MicroBatch) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1] of a drawn micro-batch."""
-        with self._computing():
+        with self.computing():
             return self.backbone.decode(drawn.data, self.size)
 
     def replay(self, drawn: MicroBatch, moment: Moment, *, with_reference: bool) -> Replayed:
@@ -114,10 +116,10 @@ class FlowPolicy:
         sigma = drawn.sigmas[moment.index].expand(len(moment.x))
         reference_v = reference_mean = None
         if with_reference:  # first: a frozen copy changes places with weights that a backward pass would still need
-            with torch.no_grad(), self.reference(), self._computing():
+            with torch.no_grad(), self.reference(), self.computing():
                 reference_v = velocity(moment.x, sigma)
             reference_mean = self._mean(moment, reference_v, drawn.sigmas).mean
-        with self._computing():
+        with self.computing():
             v = velocity(moment.x, sigma)
         taken = self._mean(moment, v, drawn.sigmas)
         density = log_density(moment.following, taken.mean, taken.deviation)
@@ -132,8 +134,9 @@ class FlowPolicy:
             condition: Any = self.backbone.encode(texts)
         return lambda x, sigma: self.backbone.velocity(x, sigma, condition, guidance=self.guidance, size=self.size)
 
-    def _computing(self) -> torch.autocast:
-        return computing_in(self.dtype, next(self.backbone.module.parameters()).device.type)
+    def computing(self) -> torch.autocast:
+        """What rollout, replay and evaluation compute in."""
+        return computing_in(self.dtype, self.device)
 
 
 def _moment(x: Tensor, taken: FlowStep, sigmas: Tensor) -> Moment:

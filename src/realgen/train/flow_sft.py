@@ -55,14 +55,12 @@ class FlowSftTrainer:
         preview_prompts: Sequence[str] = (),
         teacher: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
-        weights: Tensor | None = None,
     ) -> None:
-        """`weights` (C,) are those of the latent channels in the loss; None weighs all alike."""
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
         self.steps, self.batch, self.size = steps, batch, size
         self.learning_rate, self.text_learning_rate = learning_rate, text_learning_rate
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
-        self.teacher, self.distil_guidance, self.weights = teacher, distil_guidance, weights
+        self.teacher, self.distil_guidance = teacher, distil_guidance
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.optimizers = {"flow": self._optimizer(backbone.module)}
@@ -77,7 +75,7 @@ class FlowSftTrainer:
         """One optimiser step on batch `index`."""
         batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
         self.module["flow"].train()  # the text encoders stay in evaluation: their dropout would draw from global chance
-        loss = self._loss(batch, index, self.weights).mean()
+        loss = self._loss(batch, index).mean()
         loss.backward()
         norms = {name: float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
         share = warmup_cosine(index, steps=self.steps, warmup=min(200, self.steps // 10), floor=0.02)
@@ -87,7 +85,7 @@ class FlowSftTrainer:
         self.ema.update(self.module)
         return {"loss": loss.item(), **{f"grad_norm_{name}": value for name, value in norms.items()}}
 
-    def _loss(self, batch: Batch, index: int, weights: Tensor | None = None) -> Tensor:
+    def _loss(self, batch: Batch, index: int) -> Tensor:
         guidance: Tensor | float = 1.0
         with computing_in(self.dtype):
             if self.teacher is None:
@@ -101,8 +99,7 @@ class FlowSftTrainer:
                     target = teach(batch.x, batch.sigma)
             condition = self.backbone.encode(batch.captions)
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
-        error = F.mse_loss(v.float(), target.float(), reduction="none")
-        return (error if weights is None else error * weights).mean((1, 2))
+        return F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
 
     @torch.compiler.set_stance("force_eager")  # other shapes than a step's are not worth compiling
     def evaluate(self) -> Mapping[str, float]:

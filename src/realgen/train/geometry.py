@@ -87,7 +87,8 @@ def _nearest_divisor(number: int, wanted: int) -> int:
 def prompts_of(rollout: int, *, total: int, count: int, seed: int) -> list[int]:
     """Places of the `count` prompts of a rollout: every epoch goes through all `total` in an order of its own.
 
-    What an epoch has over whole rollouts is left for the next. ConfigError where there are fewer prompts than that.
+    What an epoch has over whole rollouts is left out, other prompts in every epoch. ConfigError where there are too
+    few prompts for one.
     """
     if total < count:
         raise ConfigError(f"{total} prompts, and a rollout draws {count}", hint=f"num_prompts={total}, or more prompts")

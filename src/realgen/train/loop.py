@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from realgen import reward
-from realgen.core.errors import RealGenError
+from realgen.core.errors import ConfigError, RealGenError
 from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.formulas import grpo
 from realgen.train.evaluation import Evaluation
@@ -27,7 +27,7 @@ from realgen.train.geometry import Geometry, prompts_of, window_start
 from realgen.train.objective import distance, likelihood_ratio
 from realgen.train.run import Ema
 from realgen.train.scoring import Judged, ScoringQueue
-from realgen.train.self_checks import check_run
+from realgen.train.self_checks import check_rewards, check_run
 from realgen.train.world import World, put, whole
 
 
@@ -67,7 +67,7 @@ class FlowGrpoTrainer:
         )
         self.ema = Ema(self.module, recipe.ema_decay)
         self.unscored: list[reward.Unscored] = []
-        self.num_skipped = 0
+        self.num_skipped = self.num_barren = 0
         self.checks: dict[str, float] = {}
         """Figures of the self-checks, once the first rollout was drawn."""
         self._rollout: Rollout | None = None
@@ -109,21 +109,29 @@ class FlowGrpoTrainer:
                 drawn[-1].append(batch)
         waited = time.perf_counter()
         judged = sorted(self.world.gather(self.queue.results()), key=lambda one: one.place)
+        waited_until = time.perf_counter()
         parts, figures = self._parts(judged)
         if not self.checks:
-            first = drawn[0][0]
-            self.checks = check_run(self.recipe, self.policy, self.trained, first, parts, window, self.world)
+            self.checks = check_run(self.recipe, self.policy, self.trained, drawn, window, self.world)
+            if rollout == 0:  # a late rollout may well be saturated
+                self.checks |= check_rewards(parts)
         found = grpo.advantages(
             parts,
             self.spec.weights,
             clamp=self.recipe.max_advantage,
             over_all=self.recipe.deviation == "all",
         )
+        self.num_barren = 0 if found.teaches.any() else self.num_barren + 1
+        if self.num_barren >= reward.PATIENCE:
+            raise RealGenError(
+                f"in {self.num_barren} rollouts running no group had two images that differ in their reward",
+                hint="look at the scorers and the bounds: nothing is learned",
+            )
         figures |= {
             "groups_dropped": float((~found.teaches).sum()),
             "window_start": float(window.start),
             "seconds_decode": seconds_decode,
-            "seconds_waiting_for_scores": time.perf_counter() - waited,
+            "seconds_waiting_for_scores": waited_until - waited,
             "seconds_rollout": waited - began - seconds_decode,
         }
         return Rollout(drawn, found), figures
@@ -145,8 +153,7 @@ class FlowGrpoTrainer:
             if known:
                 figures[f"score_{name}"] = math.fsum(known) / len(known)
         for name, part in parts.items():
-            spread = (part - part.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
-            figures[f"deviation_{name}"] = float(spread.nanmean())
+            figures[f"deviation_{name}"] = float(grpo.spread(part).nanmean())
         return parts, figures
 
     def update(self, rollout: Rollout, update: int) -> dict[str, float]:
@@ -179,9 +186,9 @@ class FlowGrpoTrainer:
         now = self.policy.replay(batch, moment, with_reference=self.recipe.kl_weight > 0)
         ratio = likelihood_ratio(now, moment, self.recipe.ratio)
         term = grpo.clipped_loss(ratio, advantage, self.recipe.clip)
-        weight = 1.0 if self.recipe.ratio == "plain" else 1 / abs(moment.dt)
+        weight = 1.0 if self.recipe.ratio == "plain" else grpo.guard_weight(moment.dt)
         kl = distance(now, moment, self.recipe.kl)
-        loss = ((term.loss * weight + self.recipe.kl_weight * kl) * teaches).sum()
+        loss = torch.where(teaches > 0, term.loss * weight + self.recipe.kl_weight * kl, 0).sum()
         (loss * (self.world.loss_scale / num_terms)).backward()
         shift = term.ratio - 1
         sums = {
@@ -210,14 +217,12 @@ class FlowGrpoTrainer:
                 f"{self.num_skipped} optimiser steps in a row had a gradient that is not finite",
                 hint="lower learning_rate, or look at the reward; the last checkpoint is from before",
             )
-        return length if math.isfinite(length) else 0.0
+        return length
 
     def evaluate(self) -> Mapping[str, float]:
         """The average on held-out prompts: means of every score, their total, and sharpness."""
-        self.ema.swap(self.module)
-        figures = self.evaluation.figures(self.world, self.spec)
-        self.ema.swap(self.module)
-        return figures
+        with self.ema.applied(self.module), self.policy.computing():
+            return self.evaluation.figures(self.world, self.spec)
 
     def preview(self) -> list[Image.Image]:
         """The average's pictures of the first held-out prompts, as the last evaluation drew them."""
@@ -225,9 +230,8 @@ class FlowGrpoTrainer:
 
     def export(self, folder: Path) -> None:
         """Write the average as a user loads it."""
-        self.ema.swap(self.module)
-        self.save(folder)
-        self.ema.swap(self.module)
+        with self.ema.applied(self.module):
+            self.save(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """All that differs from a fresh trainer between two rollouts. Noise and prompts follow from the step."""
@@ -239,10 +243,16 @@ class FlowGrpoTrainer:
             }
         )
         unscored = [(one.count, one.total, one.reason) for one in self.unscored]
-        return state | {"unscored": unscored, "num_skipped": self.num_skipped}
+        counters = {"num_skipped": self.num_skipped, "num_barren": self.num_barren}
+        return state | {"unscored": unscored, **counters, "recipe": experiment(self.recipe)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, which may be of a run on another number of processes."""
+        """Continue from `state`, which may be of a run on another number of processes, but not of another recipe."""
+        if changed := differences(state["recipe"], experiment(self.recipe)):
+            raise ConfigError(
+                f"the run's recipe has changed since its checkpoint: {'; '.join(changed)}",
+                hint="put it back, or start another run with --out",
+            )
         for name, value in state["parameters"].items():
             put(self.trained[name], value)
         self._load_optimizer(state["optimizer"])
@@ -250,7 +260,7 @@ class FlowGrpoTrainer:
         for name, value in state["ema"]["shadow"].items():
             put(self.ema.shadow[name], value)
         self.unscored = [reward.Unscored(*one) for one in state["unscored"]]
-        self.num_skipped = state["num_skipped"]
+        self.num_skipped, self.num_barren = state["num_skipped"], state["num_barren"]
 
     def _load_optimizer(self, moments: Mapping[int, Mapping[str, Any]]) -> None:
         for place, parameter in enumerate(self.trained.values()):
@@ -263,9 +273,27 @@ class FlowGrpoTrainer:
                 put(held[name], moments[place][name])
 
 
+def experiment(recipe: FlowGrpoRecipe) -> dict[str, Any]:
+    """The recipe but for its machine, as plain values."""
+    values = recipe.model_dump(mode="json")
+    return {key: value for key, value in values.items() if key not in {"machine", "save_minutes"}}
+
+
+def differences(was: Any, now: Any, path: str = "") -> list[str]:
+    """What differs between two recipes, as `key: was -> is`."""
+    if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
+        return [] if was == now else [f"{path}: {was!r} -> {now!r}"]
+    keys = [*was, *(key for key in now if key not in was)]
+    here = f"{path}." if path else ""
+    return [found for key in keys for found in differences(was.get(key), now.get(key), f"{here}{key}")]
+
+
 def _part(values: Sequence[float], lost: Tensor, violated: Tensor) -> Tensor:
-    """One part (P, G): NaN where the image is unscored, the least of the group where it is outside of a bound."""
+    """One part (P, G): NaN where the image is unscored; outside of a bound, a deviation below the group's least."""
     part = torch.tensor(values, dtype=torch.float64).view(lost.shape)
     part = torch.where(lost | ~part.isfinite(), torch.nan, part)
-    least = torch.where(part.isnan(), torch.inf, part).amin(1, keepdim=True).expand_as(part)
-    return torch.where(violated & ~part.isnan(), least, part)
+    within = torch.where(violated, torch.nan, part)
+    gap = grpo.spread(within).nan_to_num(0)
+    worst = torch.where(within.isnan(), torch.inf, within).amin(1) - torch.where(gap > 0, gap, 1.0)
+    worst = torch.where(worst.isinf(), 0.0, worst)  # all of a group are outside: all alike, and nothing is taught
+    return torch.where(violated & ~part.isnan(), worst[:, None], part)

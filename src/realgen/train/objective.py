@@ -14,13 +14,15 @@ def likelihood_ratio(now: Replayed, moment: Moment, kind: str) -> Tensor:
     """The ratio (B,) of the recipe's kind, of the policy as it is to the one that drew."""
     if kind == "plain":
         return grpo.plain_ratio(now.log_density, moment.log_density)
+    if kind == "guard":
+        return grpo.centred_ratio(moment.following, now.mean, moment.mean, deviation=moment.deviation)
     return grpo.guarded_ratio(
         now.log_density,
         moment.log_density,
         now.mean,
         moment.mean,
         deviation=torch.full_like(moment.log_density, moment.deviation),
-        over_batch=kind == "guard_batch",
+        over_batch=True,
     )
 
 

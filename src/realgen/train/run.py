@@ -11,10 +11,13 @@ good checkpoint. Knows nothing of what is trained.
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +72,7 @@ class Run:
         cls.check_free(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe), sort_keys=False), encoding="utf-8")
+            _write(folder / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False))
         except OSError as error:
             raise OutputError(f"cannot write the run folder {folder}: {error}", hint="choose another --out") from error
         return cls(folder)
@@ -93,12 +96,35 @@ class Run:
         loaded: dict[str, Any] = yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
         return loaded
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; InputError where another process does. The lock goes with the process."""
+        if not self.writes or sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"another process trains in {self.folder}", hint="wait for it, or stop it") from error
+            yield
+
+    def note(self, name: str, values: Any) -> None:
+        """Write `values` as the JSON file `name`."""
+        if self.writes:
+            with _writing(self.folder):
+                _write(self.folder / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`."""
         if not self.writes:
             return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        line = json.dumps({"step": step, "time": round(time.time(), 1), **finite})
+        with _writing(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def save(self, step: int, state: Mapping[str, Any], *, keep: int = 2) -> None:
         """Write a checkpoint atomically and drop all but the newest `keep`."""
@@ -121,16 +147,17 @@ class Run:
                 hint=f"the last one is whole: free some space, then realgen train --resume {self.folder}",
             ) from error
         for old in sorted(root.glob("[0-9]*"))[:-keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest whole checkpoint, or None for a run without one."""
         for folder in sorted((self.folder / "checkpoints").glob("[0-9]*"), reverse=True):
-            manifest_file = folder / "manifest.json"
-            if not manifest_file.is_file():
+            try:
+                manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+                is_whole = _sha256(folder / "state.pt") == manifest["files"]["state.pt"]
+            except (OSError, ValueError, KeyError):  # a kill while it was being removed
                 continue
-            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-            if _sha256(folder / "state.pt") == manifest["files"]["state.pt"]:
+            if is_whole:
                 return int(manifest["step"]), torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         return None
 
@@ -144,11 +171,7 @@ class Run:
 
     def note_best(self, step: int, name: str, value: float) -> None:
         """Write down that RUN/best is of `step`."""
-        if not self.writes:
-            return
-        staged = self.folder / "best.staged"
-        staged.write_text(json.dumps({"step": step, "figure": name, "value": value}) + "\n", encoding="utf-8")
-        os.replace(staged, self.folder / "best.json")
+        self.note("best.json", {"step": step, "figure": name, "value": value})
 
     def save_preview(self, step: int, images: Sequence[Image.Image]) -> None:
         """Write pictures of one size side by side as `samples/STEP.png`, eight a row."""
@@ -158,8 +181,9 @@ class Run:
         sheet = Image.new("RGB", (width * min(8, len(images)), height * -(-len(images) // 8)))
         for place, image in enumerate(images):
             sheet.paste(image, (place % 8 * width, place // 8 * height))
-        (self.folder / "samples").mkdir(exist_ok=True)
-        sheet.save(self.folder / "samples" / f"{step:07d}.png")
+        with _writing(self.folder):
+            (self.folder / "samples").mkdir(exist_ok=True)
+            sheet.save(self.folder / "samples" / f"{step:07d}.png")
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a killed process took after its last checkpoint."""
@@ -167,9 +191,8 @@ class Run:
         if not file.exists() or not self.writes:
             return
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        staged = file.with_suffix(".staged")
-        staged.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(staged, file)
+        with _writing(self.folder):
+            _write(file, "".join(line + "\n" for line in lines))
 
 
 def drive(
@@ -222,7 +245,7 @@ def _evaluated(
 ) -> Mapping[str, float]:
     figures = trainer.evaluate()
     run.save_preview(done, trainer.preview())
-    if best in figures and agree(run.is_best(done, figures[best])):
+    if agree(best in figures and run.is_best(done, figures[best])):
         trainer.export(run.folder / "best")
         run.note_best(done, best, figures[best])
     return figures
@@ -256,6 +279,15 @@ class Ema:
                     parameter.copy_(self.shadow[name])
                     self.shadow[name] = held
 
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module with its average within, and as it was after, whatever happens."""
+        self.swap(module)
+        try:
+            yield
+        finally:
+            self.swap(module)
+
     def state_dict(self) -> dict[str, Any]:
         """The average and its age."""
         return {"num_updates": self.num_updates, "shadow": self.shadow}
@@ -265,6 +297,25 @@ class Ema:
         self.num_updates = state["num_updates"]
         for name, value in state["shadow"].items():
             self.shadow[name].copy_(value)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A disk that refuses becomes one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {folder}: {error}",
+            hint=f"the last checkpoint is whole: free some space, then realgen train --resume {folder}",
+        ) from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    staged = file.with_name(f".{file.name}.staged")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, file)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:

@@ -34,20 +34,26 @@ class ScoringQueue:
 
     def put(self, places: Sequence[int], pixels: Tensor, prompts: Sequence[str]) -> None:
         """Score pixels (B, 3, H, W) in [0, 1] of the images at these places."""
+        images, sharp = to_images(pixels), sharpness(pixels).tolist()
         if self._worker is None:
-            self._pending.append(self._judge(places, pixels, prompts))
+            self._pending.append(self._judge(places, images, sharp, prompts))
         else:
-            self._pending.append(self._worker.submit(self._judge, places, pixels, prompts))
+            self._pending.append(self._worker.submit(self._judge, places, images, sharp, prompts))
 
     def results(self) -> list[Judged]:
         """All that was put since the last call, in order; an error of the worker is raised here."""
         pending, self._pending = self._pending, []
         return [one for part in pending for one in (part if isinstance(part, list) else part.result())]
 
-    def _judge(self, places: Sequence[int], pixels: Tensor, prompts: Sequence[str]) -> list[Judged]:
-        scores = self._score(to_images(pixels), prompts)
-        sharp = sharpness(pixels).tolist()
-        return [Judged(*one) for one in zip(places, scores, sharp, strict=True)]
+    def close(self) -> None:
+        """Let go of what waits to be scored; what is being scored is finished."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _judge(
+        self, places: Sequence[int], images: Sequence[Image.Image], sharp: Sequence[float], prompts: Sequence[str]
+    ) -> list[Judged]:
+        return [Judged(*one) for one in zip(places, self._score(images, prompts), sharp, strict=True)]
 
 
 def _as_many_threads_as_here() -> Callable[[], None]:

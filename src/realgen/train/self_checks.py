@@ -4,7 +4,7 @@ A LoRA starts at zero, where output, distance and most gradients say nothing: th
 small random amount, which are put back.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from realgen.core.errors import RealGenError
 from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.formulas.grpo import is_varied, spread
 from realgen.train.flow_policy import FlowPolicy, MicroBatch
 from realgen.train.objective import distance, likelihood_ratio
 from realgen.train.world import World, split_as, whole
@@ -28,17 +29,16 @@ def check_run(
     recipe: FlowGrpoRecipe,
     policy: FlowPolicy,
     trained: Mapping[str, nn.Parameter],
-    drawn: MicroBatch,
-    parts: Mapping[str, Tensor],
+    drawn: Sequence[Sequence[MicroBatch]],
     window: range,
     world: World,
 ) -> dict[str, float]:
-    """Figures of the checks on a first micro-batch and its rollout's parts (P, G); SelfCheckError where one fails."""
+    """Figures of the checks on a process's share of a rollout, by update; SelfCheckError where one fails."""
     _check_window(window, world)
-    _check_noise(drawn)
-    deviations = _check_rewards(parts)
-    drift = _check_ratio(recipe, policy, drawn)
-    return {"ratio_drift": drift, **_check_moved(recipe, policy, trained, drawn), **deviations}
+    _check_noise([batch for update in drawn for batch in update])
+    first = drawn[0][0]
+    drift = _check_ratio(recipe, policy, first)
+    return {"ratio_drift": drift, **_check_moved(recipe, policy, trained, first)}
 
 
 def _check_window(window: range, world: World) -> None:
@@ -50,22 +50,21 @@ def _check_window(window: range, world: World) -> None:
         )
 
 
-def _check_noise(drawn: MicroBatch) -> None:
-    first = drawn.moments[0].x.flatten(1)
-    for place in range(1, len(first)):
-        if (first[:place] == first[place]).all(1).any():
-            raise SelfCheckError(
-                "two images of a micro-batch began with the same noise: their advantage would be chance",
-                hint="look for duplicate prompts",
-            )
+def _check_noise(drawn: Sequence[MicroBatch]) -> None:
+    states = [state.cpu().numpy().tobytes() for batch in drawn for state in batch.moments[0].x]
+    if len(set(states)) < len(states):
+        raise SelfCheckError(
+            "two images of a rollout began with the same noise: their advantage would be chance",
+            hint="look for duplicate prompts",
+        )
 
 
-def _check_rewards(parts: Mapping[str, Tensor]) -> dict[str, float]:
+def check_rewards(parts: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest deviation of each part of a reward (P, G); SelfCheckError where one is the same in every group."""
     figures = {}
     for name, part in parts.items():
-        spread = (part - part.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
-        figures[f"deviation_{name}"] = largest = float(spread.nan_to_num(0).max())
-        if largest == 0:
+        figures[f"deviation_{name}"] = float(spread(part).nan_to_num(0).max())
+        if not is_varied(part).any():
             raise SelfCheckError(
                 f"the reward {name} is the same for all images of every prompt: it teaches nothing",
                 hint="look at its scorer, or take it out of reward.weights",

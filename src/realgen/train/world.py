@@ -20,6 +20,8 @@ class World:
     rank: int = 0
     size: int = 1
     is_sharded: bool = False
+    talk: distributed.ProcessGroup | None = None
+    """The group that objects go through; None is the default one."""
 
     @property
     def is_main(self) -> bool:
@@ -31,7 +33,7 @@ class World:
         if self.size == 1:
             return list(values)
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, list(values))
+        distributed.all_gather_object(parts, list(values), group=self.talk)
         return [value for part in parts for value in part]
 
     def total(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -39,7 +41,7 @@ class World:
         if self.size == 1:
             return dict(values)
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, dict(values))
+        distributed.all_gather_object(parts, dict(values), group=self.talk)
         return {name: sum(part[name] for part in parts) for name in values}
 
     def agree(self, flag: bool) -> bool:  # noqa: FBT001 - the one thing that is said

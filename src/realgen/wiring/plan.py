@@ -50,7 +50,7 @@ def _memory(recipe: FlowGrpoRecipe, geometry: "Geometry", trainer: "FlowGrpoTrai
     backbone: Any = trainer.policy.backbone
     trained = sum(value.numel() * value.element_size() for value in trainer.trained.values())
     x = backbone.noise([0], trainer.policy.size)
-    states = geometry.num_images // geometry.processes * (3 * recipe.window.length + 1) * x.numel() * 4
+    states = geometry.num_images // geometry.processes * (2 * recipe.window.length + 2) * x.numel() * 4
     parts = {
         name: sum(value.numel() * value.element_size() for value in part.parameters())
         for name, part in backbone.pipeline.components.items()
@@ -69,9 +69,8 @@ def _times(recipe: FlowGrpoRecipe, geometry: "Geometry", trainer: "FlowGrpoTrain
     policy = trainer.policy
     own = geometry.num_images // (geometry.processes * geometry.micro_batch)
     rows = next(geometry.micro_batches(0, 0, range(len(trainer.prompts))))
-    texts, prompts = zip(
-        *((trainer.prompts[row.prompt][1], trainer.prompts[row.prompt][0]) for row in rows), strict=True
-    )
+    pairs = [trainer.prompts[row.prompt] for row in rows]
+    prompts, texts = [prompt for prompt, _ in pairs], [text for _, text in pairs]
     window = trainer.window(0)
     policy.rollout(rows, texts, rollout=0, window=window)  # the first draw loads and compiles
     drawn, rollout = _timed(lambda: policy.rollout(rows, texts, rollout=0, window=window))
@@ -86,6 +85,8 @@ def _times(recipe: FlowGrpoRecipe, geometry: "Geometry", trainer: "FlowGrpoTrain
             now = policy.replay(drawn, moment, with_reference=recipe.kl_weight > 0)
             now.log_density.sum().backward()
 
+    score()
+    replay()
     _, scoring = _timed(score)
     _, replayed = _timed(replay)
     update = replayed * recipe.inner_epochs

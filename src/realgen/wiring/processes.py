@@ -1,6 +1,7 @@
 """The processes that torchrun started, as a World."""
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from realgen.core.errors import ConfigError
@@ -26,8 +27,11 @@ def join(machine: Machine) -> "World":
             raise ConfigError("machine.shard with one process: there is nobody to share with", hint="use torchrun")
         return World()
     from accelerate import PartialState
+    from torch import distributed
 
-    state = PartialState(cpu=pick_device(machine).type == "cpu")
+    # a rank may wait for another's scorers, or for the main one's files, longer than the usual ten minutes
+    state = PartialState(cpu=pick_device(machine).type == "cpu", timeout=timedelta(hours=2))
     if state.num_processes != size:
         raise ConfigError(f"{size} processes were started, and {state.num_processes} met", hint="use torchrun")
-    return World(state.process_index, size, is_sharded=machine.shard)
+    talk = distributed.new_group(backend="gloo")  # what is not a tensor does not go through the GPUs
+    return World(state.process_index, size, is_sharded=machine.shard, talk=talk)

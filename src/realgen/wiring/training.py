@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from realgen.train.run import Trainer
 
 
-def recipe_of(folder: Path, overrides: "Sequence[str]") -> Recipe:
+def recipe_of(folder: Path, overrides: "Sequence[str]", *, profile: str | None = None) -> Recipe:
     """The recipe that the run in `folder` was started with; only its machine and its data may be overridden."""
     from realgen.train.run import Run
 
     merged = Run.open(folder).recipe
+    if profile is not None:
+        merged = config.merge(merged, config.read_profile(profile))
     for text in overrides:
         layer = config.parse_override(text)
         if not layer.keys() <= {"machine", "data"}:
@@ -325,7 +327,6 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
-        weights=data.visibility(backbone, recipe.size) ** recipe.visibility_power if recipe.visibility_power else None,
     )
 
 
