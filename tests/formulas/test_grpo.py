@@ -133,3 +133,38 @@ def test_the_references_mean_over_the_batch_mixes_samples():
 
 def test_the_guards_weight_makes_steps_alike():
     assert [grpo.guard_weight(dt) for dt in (-0.1, -0.02)] == pytest.approx([10, 50])
+
+
+def test_the_centred_ratio_is_the_guarded_one_without_its_rounding():
+    (density, old), mean, old_mean, noise, deviation = step_of(0.05)
+    following = old_mean + deviation[0] * noise
+    centred = grpo.centred_ratio(following, mean, old_mean, deviation=float(deviation[0]))
+    guarded = grpo.guarded_ratio(density, old, mean, old_mean, deviation=deviation)
+    torch.testing.assert_close(centred.double(), guarded.double(), atol=1e-6, rtol=0)
+    still = grpo.centred_ratio(following, old_mean, old_mean, deviation=float(deviation[0]))
+    assert torch.equal(still, torch.ones_like(still))
+
+
+def test_the_centred_ratio_resolves_what_two_densities_near_one_cannot():
+    """Moved by 1e-6 of a direction, log rho is some 1e-7: a difference of float32 densities is off by as much."""
+    generator = torch.Generator().manual_seed(0)
+    old_mean, direction, noise = (torch.randn(8, 64, 64, generator=generator, dtype=torch.float64) for _ in range(3))
+    mean, d = old_mean + 1e-5 * direction, 0.3
+    following = old_mean + d * noise
+    exact = (noise * (mean - old_mean)).mean((1, 2))
+    centred = grpo.centred_ratio(following.float(), mean.float(), old_mean.float(), deviation=d).double().log()
+    densities = [flow.log_density(following.float(), one.float(), d) for one in (mean, old_mean)]
+    guarded = grpo.guarded_ratio(*densities, mean, old_mean, deviation=torch.full((8,), d)).double().log()
+    assert (centred - exact).abs().max() <= (guarded - exact).abs().max()
+    assert (centred - exact).abs().max() < 1e-7
+
+
+def test_equal_scores_do_not_vary_whatever_their_mean_rounds_to():
+    values = torch.tensor([[0.1] * 24, [0.7] * 23 + [0.8], [torch.nan] * 23 + [0.3]], dtype=torch.float64)
+    assert grpo.is_varied(values).tolist() == [False, True, False]
+    spread = grpo.spread(values)
+    assert spread[0] < 1e-12
+    assert spread[1] == pytest.approx(0.1 * math.sqrt(23) / 24)
+    found = grpo.advantages({"a": values}, {"a": 1.0})
+    assert found.teaches.tolist() == [False, True, False]
+    assert not found.value[0].any()

@@ -63,6 +63,7 @@ def test_a_run_leaves_what_the_docs_say_and_its_lora_loads_into_a_stock_pipeline
     assert {"eval_real", "eval_total", "eval_sharpness"} <= steps[1][1].keys()
     folder = tmp_path / "run"
     assert json.loads((folder / "circumstances.json").read_text())["threads"] == 1
+    assert json.loads((folder / "self_checks.json").read_text())["ratio_drift"] == 0
     kept = json.loads((folder / "texts.json").read_text())
     assert kept["train"] == [[one, one] for one in ("a cat", "a dog", "the sea")]
     assert json.loads((folder / "best.json").read_text())["figure"] == "eval_total"

@@ -46,10 +46,13 @@ def train(recipe: FlowGrpoRecipe, folder: Path, *, resume: bool) -> Iterator[tup
     if not resume:
         run = Run.create(folder, recipe.model_dump(mode="json"), writes=world.is_main)
         _note_start(run, trainer, world)
-    track = _tracker(recipe, folder) if world.is_main else None
+    track, is_noted = _tracker(recipe, folder) if world.is_main else None, False
     try:
         with run.locked():
             for step, metrics in _drive(run, trainer, recipe, world):
+                if not is_noted:
+                    run.note("self_checks.json", {"step": step, **trainer.checks})
+                    is_noted = True
                 if track is not None:
                     track.log(dict(metrics), step=step)
                 if world.is_main:
