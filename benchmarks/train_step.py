@@ -87,12 +87,14 @@ def measure(name: str, overrides: list[str], *, rollouts: int) -> dict[str, Any]
     """Shares and rates of whole rollouts with their updates."""
     trainer = build(name, overrides)
     period, images = trainer.recipe.period, trainer.geometry.num_images
+    for index in range(period):  # the first rollout is checked as well
+        trainer.step(index)
     with FlopCounterMode(display=False) as counter:
-        for index in range(period):
+        for index in range(period, 2 * period):
             trainer.step(index)
     clock = watch(trainer)
     began = now()
-    for index in range(period, period * (rollouts + 1)):
+    for index in range(2 * period, period * (rollouts + 2)):
         trainer.step(index)
     seconds = now() - began
     parts = {part: value / seconds for part, value in sorted(clock.seconds.items())}
