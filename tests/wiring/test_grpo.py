@@ -251,6 +251,21 @@ def test_shipped_recipes_can_be_shared_by_as_many_gpus_as_published(name, proces
     assert grpo.geometry_of(merged, processes).num_accumulated == 12
 
 
+def test_figures_go_to_tensorboard_as_well(recipe, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overrides = ["trackers=[tensorboard]", "evaluate_every=0", "snapshots=[]"]
+    list(training.train(config.load(recipe, overrides=overrides), tmp_path / "run", resume=False))
+    events = EventAccumulator(str(next((tmp_path / "run/tracker").rglob("*tfevents*")).parent)).Reload()
+    assert [event.step for event in events.Scalars("kl")] == [1, 2, 3, 4]
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_at_once(recipe, monkeypatch):
+    monkeypatch.setattr(policy, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="wandb is not installed"):
+        policy.build_generator(config.load(recipe, overrides=["trackers=[wandb]"]))
+
+
 def test_the_plan_counts_and_times(recipe):
     rows = dict(plan.plan(config.load(recipe)))
     assert rows["images a rollout"] == "4 (2 prompts x 2)"

@@ -181,5 +181,5 @@ def _tracker(recipe: FlowGrpoRecipe, folder: Path) -> Any:
     from accelerate import Accelerator
 
     tracker = Accelerator(log_with=list(recipe.trackers), project_dir=str(folder), cpu=recipe.machine.device == "cpu")
-    tracker.init_trackers("realgen", config={"recipe": json.dumps(recipe.model_dump(mode="json"))})
+    tracker.init_trackers("tracker", config={"recipe": json.dumps(recipe.model_dump(mode="json"))})
     return tracker

@@ -1,6 +1,7 @@
 """The generator of a GRPO recipe as what is trained, and what was trained as files."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ def check_machine(recipe: FlowGrpoRecipe) -> None:
     for is_so, message, hint in refused:
         if is_so:
             raise ConfigError(message, hint=hint)
+    for name in recipe.trackers:
+        if find_spec(name) is None:  # accelerate would leave it out in silence
+            raise ConfigError(f"trackers: {name} is not installed", hint=f"pip install {name}")
 
 
 def build_generator(recipe: FlowGrpoRecipe) -> "FlowGenerator":
