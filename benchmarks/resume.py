@@ -3,7 +3,7 @@
     python benchmarks/resume.py [--kills 10] [--recipe flow-grpo-...] [KEY=VALUE ...]
 
 Without a recipe it post-trains the embedded generator a few steps under a small untrained classifier. Every kill is
-SIGKILL, at a moment drawn from the time that the uncut run took. Exit code 1 where anything differs.
+SIGKILL, at a random moment after the first step of each start. Exit code 1 where anything differs.
 """
 
 import argparse
@@ -43,25 +43,22 @@ def main() -> None:
 
 def compare(recipe: str, folder: Path, *, kills: int, seed: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """One run without a cut and one with `kills` kills; what differs between them, and when they were killed."""
-    start = [recipe, "save_minutes=1e-9", *overrides]
-    began = time.monotonic()
-    realgen("train", *start, "--out", str(folder / "whole"))
-    seconds = time.monotonic() - began
-    resume = ["--resume", str(folder / "cut")]
+    whole, cut = folder / "whole", folder / "cut"
+    start = [recipe, "save_minutes=1e-9", *overrides, "--out"]
+    realgen("train", *start, str(whole))
+    times = [line["time"] for line in read_metrics(whole)]
     moments = random.Random(seed)
     waits: list[float] = []
-    while len(waits) < kills:
-        waits.append(moments.uniform(0.15, 0.4) * seconds)
-        words = resume if is_begun(folder / "cut") else [*start, "--out", str(folder / "cut")]
-        kill_after(waits[-1], "train", *words)
-        if is_finished(folder / "cut"):
-            break
-    if not is_finished(folder / "cut"):
-        realgen("train", *resume)
+    while len(waits) < kills and not is_finished(cut):
+        waits.append(moments.uniform(0, 1.5 * (times[-1] - times[0]) / kills))
+        kill_after(waits[-1], cut, "train", *(["--resume"] if is_begun(cut) else start), str(cut))
+    if not is_finished(cut):
+        realgen("train", *(["--resume"] if is_begun(cut) else start), str(cut))
     return {
-        "seconds_of_the_uncut_run": round(seconds, 1),
-        "killed_after_seconds": [round(wait, 1) for wait in waits],
-        "differences": differences(folder / "whole", folder / "cut"),
+        "steps": len(times),
+        "seconds_of_the_uncut_run_from_its_first_step": round(times[-1] - times[0], 1),
+        "killed_seconds_after_a_step": [round(wait, 1) for wait in waits],
+        "differences": differences(whole, cut),
     }
 
 
@@ -79,8 +76,13 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics without wall times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder)
     return [{key: value for key, value in line.items() if not key.startswith(WALL_TIMES)} for line in lines]
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def last_state(folder: Path) -> Any:
@@ -107,11 +109,15 @@ def realgen(*words: str) -> None:
         sys.exit(done.stderr)
 
 
-def kill_after(seconds: float, *words: str) -> None:
-    """Run the command line and kill it by SIGKILL after so many seconds, if it still runs."""
+def kill_after(seconds: float, folder: Path, *words: str) -> None:
+    """Run the command line and kill it by SIGKILL so many seconds after its next step in `folder`, if it still runs."""
+    file = folder / "metrics.jsonl"
+    before = file.stat().st_mtime_ns if file.exists() else 0
     process = subprocess.Popen(
         [sys.executable, "-m", "realgen.apps.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while process.poll() is None and not (file.exists() and file.stat().st_mtime_ns > before and file.stat().st_size):
+        time.sleep(0.02)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -118,4 +118,5 @@ def _metadata(state: dict[str, Tensor]) -> dict[str, str]:
         "target_modules": sorted(ranks),
     }
     packed = {PREFIX + field: value for field, value in config.items()}
-    return {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(packed, sort_keys=True)}
+    # one entry: safetensors writes several in an order that differs from process to process
+    return {LORA_ADAPTER_METADATA_KEY: json.dumps(packed, sort_keys=True)}
