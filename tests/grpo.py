@@ -1,20 +1,16 @@
 """A whole GRPO trainer of no quality: a random FLUX.1 of 32 pixels and scores that are read off the pixels."""
 
 import numpy as np
-import torch
-from peft import LoraConfig
 
 from realgen.core.spec import Machine, Plug, RewardSpec
 from realgen.core.training_recipes import FlowGrpoRecipe, Lora, Window
 from realgen.core.types import Score
-from realgen.generators import flux
 from realgen.train.evaluation import Evaluation
-from realgen.train.flow_policy import FlowPolicy
 from realgen.train.geometry import Geometry
 from realgen.train.loop import FlowGrpoTrainer
-from realgen.train.reference import adapters_off
 from realgen.train.scoring import ScoringQueue
 from realgen.train.world import World
+from realgen.wiring import policy
 
 SIZE = (32, 32)
 PROMPTS = ["a cat", "a dog", "the sea", "an old man", "red tulips", "a bed"]
@@ -51,42 +47,14 @@ def recipe_of(**changes):
     return FlowGrpoRecipe(**(values | changes))
 
 
-def load_generator(folder, recipe, *, steps=4):
-    options = flux.Options(model=str(folder), steps=steps, guidance=3.0, size=SIZE, max_text_tokens=16)
-    return flux.build(options, recipe.machine)
-
-
-def add_lora(module, recipe):
-    torch.manual_seed(recipe.seed)
-    lora = recipe.lora
-    module.add_adapter(
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(flux.FluxBackbone.lora_targets),
-        )
-    )
-
-
-def build_policy(generator, recipe):
-    return FlowPolicy(
-        generator.backbone,
-        steps=generator.steps,
-        guidance=generator.guidance,
-        size=generator.size,
-        sampler=recipe.sampler,
-        eta=recipe.eta,
-        seed=recipe.seed,
-        dtype=torch.float32,
-        device="cpu",
-        reference=adapters_off(generator.backbone.module),
-    )
+def load_generator(folder, recipe):
+    """The generator on the FLUX.1 in `folder`, as wiring builds it."""
+    options = {"model": str(folder), "steps": 4, "guidance": 3.0, "size": SIZE, "max_text_tokens": 16}
+    return policy.build_generator(recipe.model_copy(update={"generator": Plug(name="flux", options=options)}))
 
 
 def build_trainer(folder, recipe, *, score=light, world=World(), save=lambda folder: None):  # noqa: B008 - frozen
     generator = load_generator(folder, recipe)
-    add_lora(generator.backbone.module, recipe)
     return trainer_of(generator, recipe, score=score, world=world, save=save)
 
 
@@ -94,7 +62,7 @@ def trainer_of(generator, recipe, *, score=light, world=World(), save=lambda fol
     pairs = [(prompt, prompt) for prompt in PROMPTS]
     return FlowGrpoTrainer(
         recipe,
-        build_policy(generator, recipe),
+        policy.build_policy(recipe, generator, world),
         ScoringQueue(score, is_beside=recipe.is_scoring_beside),
         Evaluation(generator, score, pairs[:4], batch=recipe.machine.batch, num_previews=recipe.num_previews),
         pairs,

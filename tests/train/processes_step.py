@@ -12,7 +12,6 @@ import torch
 from torch import distributed
 
 import grpo
-from realgen.train import world as worlds
 from realgen.train.world import World, whole
 
 
@@ -20,12 +19,7 @@ def take_steps(folder, out, *, world):
     torch.set_num_threads(1)
     recipe = grpo.recipe_of(num_prompts=2, group=4, kl_weight=0.1, inner_epochs=2)
     generator = grpo.load_generator(folder, recipe)
-    module = generator.backbone.module
-    grpo.add_lora(module, recipe)
     generator.backbone.remember(grpo.PROMPTS)
-    if world.is_sharded:
-        blocks = [*module.transformer_blocks, *module.single_transformer_blocks]
-        worlds.shard(module, blocks)
     trainer = grpo.trainer_of(generator, recipe, world=world)
     figures = [trainer.step(0)]
     gradients = {}

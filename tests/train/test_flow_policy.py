@@ -3,14 +3,14 @@ import torch
 
 import grpo
 from realgen.train.geometry import Row
+from realgen.train.world import World
+from realgen.wiring import policy as policies
 
 
 @pytest.fixture(scope="module")
 def policy(random_flux):
     recipe = grpo.recipe_of()
-    generator = grpo.load_generator(random_flux, recipe)
-    grpo.add_lora(generator.backbone.module, recipe)
-    return grpo.build_policy(generator, recipe)
+    return policies.build_policy(recipe, grpo.load_generator(random_flux, recipe), World())
 
 
 ROWS = [Row(place, place // 2, place % 2) for place in range(4)]
