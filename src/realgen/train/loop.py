@@ -137,7 +137,7 @@ class FlowGrpoTrainer:
         return Rollout(drawn, found), figures
 
     def _parts(self, judged: Sequence[Judged]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Parts of the reward (P, G), and their means; an image outside of a bound has the least of its group."""
+        """Parts of the reward (P, G), and their means; an image outside of a bound is the worst of its group."""
         shape = (self.geometry.num_prompts, self.geometry.group)
         found = reward.parts([one.scores for one in judged], self.spec)
         lost = torch.tensor([bool(reason) for reason in found.reasons]).view(shape)
@@ -256,9 +256,7 @@ class FlowGrpoTrainer:
         for name, value in state["parameters"].items():
             put(self.trained[name], value)
         self._load_optimizer(state["optimizer"])
-        self.ema.num_updates = state["ema"]["num_updates"]
-        for name, value in state["ema"]["shadow"].items():
-            put(self.ema.shadow[name], value)
+        self.ema.load_state_dict(state["ema"])
         self.unscored = [reward.Unscored(*one) for one in state["unscored"]]
         self.num_skipped, self.num_barren = state["num_skipped"], state["num_barren"]
 

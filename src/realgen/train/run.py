@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from realgen.core.errors import InputError, OutputError
+from realgen.train.world import put
 
 
 class Trainer(Protocol):
@@ -296,7 +297,7 @@ class Ema:
         """Continue from `state`."""
         self.num_updates = state["num_updates"]
         for name, value in state["shadow"].items():
-            self.shadow[name].copy_(value)
+            put(self.shadow[name], value)
 
 
 @contextmanager
