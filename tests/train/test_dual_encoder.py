@@ -11,7 +11,15 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from conftest import FLOAT32, letter_tokenizers
 from realgen.scorers.dual_encoder import Options, build
-from realgen.train.dual_encoder import DualEncoderTrainer, build_dual_encoder, contrastive_loss, recalls
+from realgen.train.dual_encoder import (
+    MEAN,
+    STD,
+    DualEncoderTrainer,
+    build_dual_encoder,
+    contrastive_loss,
+    patch_encoder,
+    recalls,
+)
 from realgen.train.photographs import Photograph
 
 SIDE = 32
@@ -252,3 +260,19 @@ def test_the_exported_folder_s_scorer_gives_the_trainer_s_own_cosines(tokenizer,
     assert np.ptp(wanted) > 0.01
     assert scorer.num_truncated == 1
     assert CLIPModel.from_pretrained(tmp_path).config.vision_config.image_size == SIDE
+
+
+def test_patches_are_what_the_image_tower_reads_before_its_last_layer(tokenizer, tmp_path):
+    model = small_clip(tokenizer)
+    model.save_pretrained(tmp_path)
+    encode, width = patch_encoder(tmp_path)
+    image = Image.fromarray(photographs(1, side=48)[0].pixels)
+    found = encode([image, image.resize((SIDE, SIDE))])
+    assert found.shape == (2, (SIDE // 8) ** 2, width)
+    small = torch.from_numpy(np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (MEAN, STD))
+    pixels = ((small - mean) / std)[None]
+    tower = model.vision_model
+    with torch.no_grad():  # the only layer is the last
+        states = tower.pre_layrnorm(tower.embeddings(pixels))
+    torch.testing.assert_close(found[:1], states[:, 1:], atol=1e-4, rtol=1e-3)

@@ -55,7 +55,7 @@ def data():
 
 
 def same(one, other):
-    return one.captions == other.captions and all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+    return one.captions == other.captions and all(torch.equal(a, b) for a, b in zip(one[1:4], other[1:4], strict=True))
 
 
 def test_the_shapes_of_a_batch(data):
@@ -214,3 +214,25 @@ def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data_of()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_are_those_of_the_clean_pictures_and_their_mirror():
+    shown = [photograph(i) for i in range(5)]
+    data = FlowData(shown, Encoder(), size=SIZE, category_weights={}, seed=3, features=Encoder())
+    batch = data.batch(0, count=12, caption_dropout=0.0)
+    latents = clean(batch)
+    red, seen = latents[..., 0], batch.features[..., 0].float()
+    assert batch.features.shape == (12, TOKENS, 3)
+    assert (red[:, 0] > red[:, 1]).any()
+    assert (red[:, 0] < red[:, 1]).any()
+    assert torch.equal(red[:, 0] > red[:, 1], seen[:, 0] > seen[:, 1])
+
+
+def test_some_of_a_batch_keeps_its_order():
+    data = data_of()
+    batch = data.batch(0, count=6, caption_dropout=0.0)
+    some = batch.at([4, 1])
+    assert some.captions == [batch.captions[4], batch.captions[1]]
+    assert torch.equal(some.x, batch.x[[4, 1]])
+    assert torch.equal(some.target, batch.target[[4, 1]])
+    assert some.features is None

@@ -13,6 +13,7 @@ from realgen.generators.flux import FluxBackbone
 from realgen.train.flow_data import FlowData
 from realgen.train.flow_sft import FlowSftTrainer, guided_velocity
 from realgen.train.photographs import Photograph
+from realgen.train.representation import RepresentationAlignment
 
 SIZE = (32, 32)
 
@@ -35,8 +36,8 @@ def data(random_flux):
     return FlowData(photographs(), backbone_of(random_flux).latents, size=32, category_weights={}, seed=3)
 
 
-def trainer_of(folder, data, **options):
-    backbone = backbone_of(folder)
+def trainer_of(folder, data, *, backbone=None, **options):
+    backbone = backbone or backbone_of(folder)
     pipeline = backbone.pipeline
     knobs = {
         "steps": 40,
@@ -101,6 +102,61 @@ def test_frozen_texts_stay(random_flux, data):
     before = [value.clone() for value in trainer.module["texts"].parameters()]
     trainer.step(0)
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.module["texts"].parameters(), strict=True))
+
+
+def test_the_shorter_texts_of_a_batch_are_read_with_less_padding(random_flux, data, monkeypatch):
+    trainer = trainer_of(random_flux, data, batch=6)
+    batch = data.batch(0, count=6, caption_dropout=0.0)
+    batch.captions[:] = ["a rose", "a red rose", "a rose in the rain with many more words", "a", "b " * 12, "rose"]
+    trainer.short_reader = FluxBackbone(trainer.backbone.pipeline, max_text_tokens=8)
+    (shorter, short), (longer, long) = trainer._parts(batch)
+    assert sorted(shorter.captions) == ["a", "a rose", "rose"]
+    assert {short.max_text_tokens, long.max_text_tokens} == {8, 32}
+    assert short.encode(shorter.captions).embeds.shape[1] == 8
+    for part in (shorter, longer):
+        for place, caption in enumerate(part.captions):
+            assert torch.equal(part.target[place], batch.target[batch.captions.index(caption)])
+    trainer.short_reader = FluxBackbone(trainer.backbone.pipeline, max_text_tokens=2)
+    assert [reader.max_text_tokens for _, reader in trainer._parts(batch)] == [32, 32]
+
+
+def test_halves_give_the_gradient_of_the_whole(random_flux, data):
+    whole, halved = trainer_of(random_flux, data, batch=5), trainer_of(random_flux, data, batch=5)
+    halved.short_reader = FluxBackbone(halved.backbone.pipeline, max_text_tokens=32)
+    losses = [trainer.step(0) for trainer in (whole, halved)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def aligned(folder, **options):
+    def encode(images):
+        quadrants = [np.asarray(image.resize((2, 2))).reshape(4, 3) for image in images]
+        return torch.from_numpy(np.stack(quadrants)).float()
+
+    plain = backbone_of(folder)
+    data = FlowData(photographs(), plain.latents, size=32, category_weights={}, seed=3, features=encode)
+    trainer = trainer_of(folder, data, **options)
+    layer = trainer.backbone.module.single_transformer_blocks[0]
+    torch.manual_seed(1)
+    alignment = RepresentationAlignment(layer, width=trainer.backbone.module.inner_dim, features=3, weight=0.5)
+    return trainer_of(folder, data, backbone=trainer.backbone, alignment=alignment, **options)
+
+
+def test_an_aligned_layer_learns_what_the_encoder_sees(random_flux):
+    trainer = aligned(random_flux, batch=6)
+    losses = [trainer.step(index) for index in range(30)]
+    assert set(losses[0]) >= {"loss", "alignment_loss", "grad_norm_alignment"}
+    found = [one["alignment_loss"] for one in losses]
+    assert np.mean(found[-5:]) < np.mean(found[:5]) - 0.1
+
+
+def test_an_aligned_run_resumes_exactly(random_flux):
+    whole, cut, resumed = (aligned(random_flux) for _ in range(3))
+    for index in range(4):
+        last = whole.step(index)
+    for index in range(2):
+        cut.step(index)
+    resumed.load_state_dict(cut.state_dict())
+    assert [resumed.step(index) for index in (2, 3)][-1] == last
 
 
 def test_a_resume_is_exact(random_flux, data, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from realgen.train.optimizers import MuonAdamW
+from realgen.train.optimizers import Muon, MuonAdamW, orthogonal
 
 
 def network():
@@ -40,6 +40,34 @@ def test_a_kernel_is_updated_as_an_orthogonal_matrix():
     values = torch.linalg.svdvals((before - model[0].weight.detach()).flatten(1))
     assert values.min() > 0.5 * 0.2 * 27**0.5
     assert values.max() < 1.5 * 0.2 * 27**0.5
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (12, 40), (40, 12)])
+def test_orthogonal_has_singular_values_near_one_and_the_matrix_own_directions(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonal(matrix))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ orthogonal(matrix) @ vh.T
+    assert (inner - torch.diag(inner.diag())).abs().max() < 1e-4
+
+
+def test_steps_are_those_of_torch_but_for_its_bfloat16():
+    torch.manual_seed(0)
+    start = torch.randn(24, 36)
+    gradients = [torch.randn(24, 36) for _ in range(4)]
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = [
+        (ours, Muon([ours], lr=0.1, weight_decay=0.05)),
+        (theirs, torch.optim.Muon([theirs], lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")),
+    ]
+    for gradient in gradients:
+        for parameter, optimizer in optimizers:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
 
 
 def test_names_can_be_kept_from_muon():

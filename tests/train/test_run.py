@@ -145,3 +145,10 @@ def test_the_learning_rate_rises_and_falls():
     assert max(shares) == shares[10] == 1
     assert shares[55] == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-6)
     assert shares[99] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_learning_rate_stays_up_while_held():
+    shares = [warmup_cosine(step, steps=110, warmup=10, hold=0.5, floor=0.1) for step in range(110)]
+    assert shares[10:61] == [1] * 51
+    assert shares[85] == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-6)
+    assert shares[109] == pytest.approx(0.1, abs=3e-3)

@@ -116,6 +116,21 @@ class FlowSftRecipe(PhotographRecipe):
     max_text_tokens: int = Field(default=64, ge=1, le=512)
     """Text length that T5 is padded to."""
 
+    short_text_tokens: int = Field(default=0, ge=0, le=512)
+    """Length that the shorter half of a batch's texts is padded to where it fits, which saves time; 0 is never."""
+
+    hold: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps at the peak learning rate, before it comes down."""
+
+    representation: Path | None = None
+    """Folder of a CLIP that a middle layer learns to see with (what `realgen train alignment-tiny` exports)."""
+
+    representation_layer: int = Field(default=1, ge=0)
+    """Which of the transformer's single blocks learns it."""
+
+    representation_weight: float = Field(default=0.5, gt=0)
+    """Weight of that loss."""
+
     text_learning_rate: float = Field(default=0.0, ge=0)
     """Peak learning rate of the text encoders; 0 keeps them frozen."""
 

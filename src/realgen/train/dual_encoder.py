@@ -4,7 +4,7 @@ The text tower starts from a generator's CLIP text encoder, which already knows 
 Knows no generator and nothing that was generated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,23 @@ class DualEncoderTrainer(SingleModelTrainer):
         """Write the average and the tokenizer as a CLIP folder."""
         super().export(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def patch_encoder(folder: Path) -> tuple[Callable[[Sequence[Image.Image]], Tensor], int]:
+    """What turns images into the patch tokens (B, tokens, F) of an exported encoder, and F.
+
+    They are taken before its last layer: what that gives for patches is read by nothing, so it was never trained.
+    """
+    model = CLIPModel.from_pretrained(folder).eval()
+    side = model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def encode(images: Sequence[Image.Image]) -> Tensor:
+        pixels = _normalised(to_tensor([_square(np.asarray(image), side) for image in images]))
+        states: Tensor = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        return states[:, 1:]
+
+    return encode, int(model.config.vision_config.hidden_size)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, captions: Sequence[str], *, scale: Tensor) -> Tensor:

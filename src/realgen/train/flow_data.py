@@ -19,6 +19,7 @@ from realgen.formulas.flow import interpolate, shift_of, shift_sigma
 from realgen.train.captions import write_caption
 from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
+from realgen.train.representation import standardised
 
 Encode = Callable[[Sequence[Image.Image]], Tensor]
 
@@ -33,6 +34,13 @@ class Batch(NamedTuple):
     """Their noise levels (B,)."""
     target: Tensor
     """Noise minus data (B, tokens, channels)."""
+    features: Tensor | None = None
+    """What an image encoder sees of the clean pictures (B, tokens, F), where it was asked."""
+
+    def at(self, places: Sequence[int]) -> "Batch":
+        """The samples at these places."""
+        parts = (None if part is None else part[places] for part in self[1:])
+        return Batch([self.captions[i] for i in places], *parts)
 
 
 class FlowData:
@@ -47,6 +55,7 @@ class FlowData:
         category_weights: Mapping[str, float],
         seed: int,
         cache: Path | None = None,
+        features: Encode | None = None,
     ) -> None:
         self.photographs = photographs
         self.seed = seed
@@ -56,6 +65,7 @@ class FlowData:
         self._latents = cached(cache, _key(photographs, size), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
         self._shift = shift_of(self._latents.shape[2])
+        self._features = None if features is None else standardised(_encode_all(photographs, features, size))
 
     def batch(self, index: int, *, count: int, caption_dropout: float) -> Batch:
         """Batch number `index`; a share of captions is empty so that guidance can be computed."""
@@ -82,7 +92,8 @@ class FlowData:
         data = self._latents[side, chosen].float()
         noise = torch.randn(data.shape, generator=generator)
         sigma = shift_sigma(_spread(len(data), generator), self._shift)
-        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data)
+        features = None if self._features is None else self._features[side, chosen]
+        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data, features)
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:

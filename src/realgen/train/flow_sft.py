@@ -10,6 +10,7 @@ with g uniform over `distil_guidance`. Sources: Esser et al. 2024, arXiv 2403.03
 arXiv 2210.03142. Knows no model: what is trained is what the backbone and `texts` hold.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from realgen.formulas.pixels import to_images
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.precision import computing_in
+from realgen.train.representation import RepresentationAlignment
 from realgen.train.run import Ema, warmup_cosine
 
 ADAM_NAMES = ("*embed*", "*shared*", "*relative*", "proj_out.*", "*norm*", "*lora*")
@@ -32,7 +34,12 @@ ADAM_NAMES = ("*embed*", "*shared*", "*relative*", "proj_out.*", "*norm*", "*lor
 
 
 class FlowSftTrainer:
-    """Trains the backbone's module, and its text encoders where they are given a learning rate."""
+    """Trains the backbone's module, and its text encoders where they are given a learning rate.
+
+    `short_reader` is the same model padding its texts to a shorter length: where it is given, it reads the half of a
+    batch whose texts are shorter, which saves time and teaches the model to do without the padding. `alignment` has a
+    loss of its own, on the features that the batch then must hold.
+    """
 
     dtype = torch.bfloat16
     """What matrix products compute in; wiring sets the machine's."""
@@ -52,40 +59,67 @@ class FlowSftTrainer:
         caption_dropout: float,
         ema_decay: float,
         size: Size,
+        hold: float = 0.0,
+        short_reader: FlowBackbone | None = None,
+        alignment: RepresentationAlignment | None = None,
         preview_prompts: Sequence[str] = (),
         teacher: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
     ) -> None:
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
-        self.steps, self.batch, self.size = steps, batch, size
-        self.learning_rate, self.text_learning_rate = learning_rate, text_learning_rate
+        self.steps, self.batch, self.size, self.hold = steps, batch, size, hold
+        self.short_reader, self.alignment = short_reader, alignment
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.distil_guidance = teacher, distil_guidance
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
-        self.optimizers = {"flow": self._optimizer(backbone.module)}
+        self.learning_rates = {"flow": learning_rate}
         if text_learning_rate > 0:
-            self.optimizers["texts"] = self._optimizer(texts)
+            self.learning_rates["texts"] = text_learning_rate
+        if alignment is not None:
+            self.module["alignment"] = alignment
+            self.learning_rates["alignment"] = learning_rate
+        self.optimizers = {
+            name: MuonAdamW(self.module[name].named_parameters(), lr=rate, weight_decay=0.01, adam_names=ADAM_NAMES)
+            for name, rate in self.learning_rates.items()
+        }
         self.ema = Ema(self.module, ema_decay)
-
-    def _optimizer(self, module: nn.Module) -> MuonAdamW:
-        return MuonAdamW(module.named_parameters(), lr=self.learning_rate, weight_decay=0.01, adam_names=ADAM_NAMES)
 
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on batch `index`."""
         batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
         self.module["flow"].train()  # the text encoders stay in evaluation: their dropout would draw from global chance
-        loss = self._loss(batch, index).mean()
-        loss.backward()
-        norms = {name: float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
-        share = warmup_cosine(index, steps=self.steps, warmup=min(200, self.steps // 10), floor=0.02)
-        self.optimizers["flow"].step(self.learning_rate * share)
-        if "texts" in self.optimizers:
-            self.optimizers["texts"].step(self.text_learning_rate * share)
+        losses: Counter[str] = Counter()
+        for part, reader in self._parts(batch):
+            found = {"loss": self._loss(part, index, reader).mean()}
+            total = found["loss"]
+            if self.alignment is not None and part.features is not None:
+                with computing_in(self.dtype):
+                    found["alignment_loss"] = self.alignment.loss(part.features).mean()
+                total = total + self.alignment.weight * found["alignment_loss"]
+            share = len(part.captions) / len(batch.captions)
+            (total * share).backward()
+            losses.update({name: value.item() * share for name, value in found.items()})
+        norms = {f"grad_norm_{name}": float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
+        share = warmup_cosine(index, steps=self.steps, warmup=min(200, self.steps // 10), hold=self.hold, floor=0.02)
+        with computing_in(self.dtype):
+            for name, optimizer in self.optimizers.items():
+                optimizer.step(self.learning_rates[name] * share)
         self.ema.update(self.module)
-        return {"loss": loss.item(), **{f"grad_norm_{name}": value for name, value in norms.items()}}
+        return {**losses, **norms}
 
-    def _loss(self, batch: Batch, index: int) -> Tensor:
+    def _parts(self, batch: Batch) -> list[tuple[Batch, FlowBackbone]]:
+        """The batch, or its shorter and its longer half by text, with what reads their texts."""
+        half = len(batch.captions) // 2
+        if self.short_reader is None or half == 0:
+            return [(batch, self.backbone)]
+        lengths = [self.backbone.num_text_tokens(caption) for caption in batch.captions]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        fits = lengths[order[half - 1]] <= self.short_reader.max_text_tokens
+        reader = self.short_reader if fits else self.backbone
+        return [(batch.at(order[:half]), reader), (batch.at(order[half:]), self.backbone)]
+
+    def _loss(self, batch: Batch, index: int, reader: FlowBackbone) -> Tensor:
         guidance: Tensor | float = 1.0
         with computing_in(self.dtype):
             if self.teacher is None:
@@ -97,7 +131,7 @@ class FlowSftTrainer:
                 with torch.no_grad():
                     teach = guided_velocity(self.teacher, batch.captions, scale=guidance, size=self.size)
                     target = teach(batch.x, batch.sigma)
-            condition = self.backbone.encode(batch.captions)
+            condition = reader.encode(batch.captions)
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
         return F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
 
@@ -107,7 +141,7 @@ class FlowSftTrainer:
         self.ema.swap(self.module)
         self.module.eval()
         with torch.no_grad():
-            loss = self._loss(self.held_out.fixed(min(256, len(self.held_out.photographs))), 0).mean()
+            loss = self._loss(self.held_out.fixed(min(256, len(self.held_out.photographs))), 0, self.backbone).mean()
         self.ema.swap(self.module)
         return {"held_out_loss": float(loss)}
 

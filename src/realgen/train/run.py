@@ -319,11 +319,16 @@ def _write(file: Path, text: str) -> None:
     os.replace(staged, file)
 
 
-def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
-    """Share of the learning rate at `step`: linear rise over `warmup` steps, then a half cosine down to `floor`."""
+def warmup_cosine(step: int, *, steps: int, warmup: int, hold: float = 0.0, floor: float = 0.0) -> float:
+    """Share of the learning rate at `step`: linear rise over `warmup` steps, then a half cosine down to `floor`.
+
+    `hold` is the share of the steps after the rise that stays at the top: a run that is to be continued later
+    loses nothing by it, since only its tail comes down.
+    """
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
+    start = warmup + hold * (steps - warmup)
+    progress = max(0.0, step - start) / max(1.0, steps - start)
     return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
 
 

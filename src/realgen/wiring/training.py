@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from diffusers import FluxPipeline
+    from PIL.Image import Image
+    from torch import Tensor
 
     from realgen.train.detectors import Fakes
     from realgen.train.networks import Network
     from realgen.train.photographs import Photograph
+    from realgen.train.representation import RepresentationAlignment
     from realgen.train.run import Trainer
 
 
@@ -294,9 +297,12 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
 
     pipeline = _open_flux(recipe)
     backbone = FluxBackbone(pipeline, max_text_tokens=recipe.max_text_tokens)
-    teacher = None
+    teacher = short_reader = None
+    if recipe.short_text_tokens:
+        short_reader = FluxBackbone(pipeline, max_text_tokens=recipe.short_text_tokens)
     if recipe.distil_guidance is not None:
         teacher = FluxBackbone(_open_flux(recipe), max_text_tokens=recipe.max_text_tokens)
+    see, alignment = _representation(pipeline.transformer, recipe)
     data, held_out = (
         FlowData(
             photographs,
@@ -305,6 +311,7 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
             category_weights=recipe.category_weights,
             seed=recipe.seed,
             cache=folder / f"latents-{split}.pt",
+            features=see if split == "train" else None,
         )
         for split, photographs in (
             ("train", _photographs(recipe, "train")),
@@ -324,9 +331,31 @@ def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
         caption_dropout=recipe.caption_dropout,
         ema_decay=recipe.ema_decay,
         size=recipe.size,
+        hold=recipe.hold,
+        short_reader=short_reader,
+        alignment=alignment,
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+    )
+
+
+def _representation(
+    transformer: Any, recipe: FlowSftRecipe
+) -> "tuple[Callable[[Sequence[Image]], Tensor] | None, RepresentationAlignment | None]":
+    """What sees the clean pictures, and what makes a layer of the transformer learn it."""
+    import torch
+
+    from realgen.train.dual_encoder import patch_encoder
+    from realgen.train.representation import RepresentationAlignment
+
+    if recipe.representation is None:
+        return None, None
+    encode, width = patch_encoder(recipe.representation)
+    torch.manual_seed(recipe.seed)
+    layer = transformer.single_transformer_blocks[recipe.representation_layer]
+    return encode, RepresentationAlignment(
+        layer, width=transformer.inner_dim, features=width, weight=recipe.representation_weight
     )
 
 
