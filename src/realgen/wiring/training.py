@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from realgen.core import config
 from realgen.core.errors import ConfigError
 from realgen.core.recipes import Recipe
-from realgen.core.spec import Machine, Plug
+from realgen.core.spec import Plug
 from realgen.core.training_recipes import (
     AlignmentRecipe,
     AutoencoderRecipe,
@@ -15,26 +15,20 @@ from realgen.core.training_recipes import (
     DetectorRecipe,
     FlowGrpoRecipe,
     FlowSftRecipe,
-    PhotographRecipe,
     TextDistillationRecipe,
     TrainRecipe,
 )
-from realgen.hub import card as cards
-from realgen.hub import fetch, plugs
+from realgen.hub import plugs
 from realgen.hub.plugs import use_threads
-from realgen.wiring import grpo
+from realgen.wiring import flow_sft, grpo
+from realgen.wiring.materials import embedded, load_flux, read_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from diffusers import FluxPipeline
-    from PIL.Image import Image
-    from torch import Tensor
-
     from realgen.train.detectors import Fakes
     from realgen.train.networks import Network
     from realgen.train.photographs import Photograph
-    from realgen.train.representation import RepresentationAlignment
     from realgen.train.run import Trainer
 
 
@@ -98,14 +92,6 @@ def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     return cast("Trainer", trainer)
 
 
-def _photographs(recipe: PhotographRecipe, split: str) -> "list[Photograph]":
-    from realgen.train.photographs import read_photographs
-
-    if recipe.data is None:
-        raise ConfigError("no photographs", hint="give data=FOLDER")
-    return read_photographs(recipe.data, split=split)
-
-
 def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
     import torch
 
@@ -115,10 +101,10 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
     model = build_autoencoder(
         widths=recipe.widths, latent_channels=recipe.latent_channels, groups=recipe.groups, size=128
     )
-    held_out = [photograph for photograph in _photographs(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
+    held_out = [photograph for photograph in read_split(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
     return AutoencoderTrainer(
         model,
-        _photographs(recipe, "train"),
+        read_split(recipe, "train"),
         held_out[:128],
         steps=recipe.steps,
         batch=recipe.batch,
@@ -137,8 +123,8 @@ def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
     from realgen.train.discriminator import PatchDiscriminator
 
     model = open_autoencoder(recipe.model)
-    photographs = of_one_size(_photographs(recipe, "train"))
-    held_out = of_one_size(_photographs(recipe, "test"))
+    photographs = of_one_size(read_split(recipe, "train"))
+    held_out = of_one_size(read_split(recipe, "test"))
     torch.manual_seed(recipe.seed)
     return DecoderTrainer(
         model,
@@ -163,8 +149,8 @@ def _classifier_trainer(recipe: ClassifierRecipe, _: Path) -> "Trainer":
     torch.manual_seed(recipe.seed)
     return ClassifierTrainer(
         build_classifier(recipe.categories),
-        _photographs(recipe, "train"),
-        _photographs(recipe, "test"),
+        read_split(recipe, "train"),
+        read_split(recipe, "test"),
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
@@ -180,7 +166,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
     from realgen.train import fakes
     from realgen.train.detectors import DetectorTrainer
 
-    photographs = fakes.select(_photographs(recipe, "train"), side=recipe.side, sources=recipe.sources)
+    photographs = fakes.select(read_split(recipe, "train"), side=recipe.side, sources=recipe.sources)
     parts = {"train": [one for place, one in enumerate(photographs) if place % 10], "apart": photographs[::10]}
     made = {
         part: [_fakes(name, recipe, pool, folder / f"fakes-{part}-{name}.npz", share) for name in recipe.fakes]
@@ -207,12 +193,12 @@ def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", f
     from realgen.train import fakes
 
     spec, batch = recipe.fakes[name], recipe.machine.batch
-    model = spec.model or _embedded()
+    model = spec.model or embedded()
     count = max(1, round(spec.count * share))
 
     def make() -> "Fakes":
         if spec.how == "redrawn":
-            backbone = FluxBackbone(_load_flux(model, recipe.machine), max_text_tokens=64)
+            backbone = FluxBackbone(load_flux(model, recipe.machine), max_text_tokens=64)
             return fakes.redrawn(name, backbone, photographs, count=count, batch=batch, seed=recipe.seed)
         options = {
             "model": model,
@@ -242,13 +228,13 @@ def _alignment_trainer(recipe: AlignmentRecipe, _: Path) -> "Trainer":
 
     from realgen.train.dual_encoder import DualEncoderTrainer, build_dual_encoder
 
-    pipeline = _load_flux(recipe.text_model or _embedded(), recipe.machine)
+    pipeline = load_flux(recipe.text_model or embedded(), recipe.machine)
     torch.manual_seed(recipe.seed)
     return DualEncoderTrainer(
         build_dual_encoder(pipeline.text_encoder, side=recipe.side),
         pipeline.tokenizer,
-        _photographs(recipe, "train"),
-        _photographs(recipe, "test"),
+        read_split(recipe, "train"),
+        read_split(recipe, "test"),
         side=recipe.side,
         steps=recipe.steps,
         batch=recipe.batch,
@@ -266,7 +252,7 @@ def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
     from realgen.train.text_distillation import SentenceTeacher, TextDistiller, with_words
     from realgen.train.tokenizers import train_tokenizers
 
-    photographs = _photographs(recipe, "train")
+    photographs = read_split(recipe, "train")
     texts = list(text_corpus(photographs, recipe.prompts, seed=recipe.seed, rounds=3))
     if not (folder / "tokenizer_2").is_dir():
         train_tokenizers(texts, folder)
@@ -288,132 +274,6 @@ def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
     )
 
 
-def _flow_trainer(recipe: FlowSftRecipe, folder: Path) -> "Trainer":
-    from torch import nn
-
-    from realgen.generators.flux import FluxBackbone
-    from realgen.train.flow_data import FlowData
-    from realgen.train.flow_sft import FlowSftTrainer
-
-    pipeline = _open_flux(recipe)
-    backbone = FluxBackbone(pipeline, max_text_tokens=recipe.max_text_tokens)
-    teacher = short_reader = None
-    if recipe.short_text_tokens:
-        short_reader = FluxBackbone(pipeline, max_text_tokens=recipe.short_text_tokens)
-    if recipe.distil_guidance is not None:
-        teacher = FluxBackbone(_open_flux(recipe), max_text_tokens=recipe.max_text_tokens)
-    see, alignment = _representation(pipeline.transformer, recipe)
-    data, held_out = (
-        FlowData(
-            photographs,
-            backbone.latents,
-            size=recipe.size[0],
-            category_weights=recipe.category_weights,
-            seed=recipe.seed,
-            cache=folder / f"latents-{split}.pt",
-            features=see if split == "train" else None,
-        )
-        for split, photographs in (
-            ("train", _photographs(recipe, "train")),
-            ("test", _photographs(recipe, "test")[:256]),
-        )
-    )
-    return FlowSftTrainer(
-        backbone,
-        nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]),
-        data,
-        held_out,
-        _saver(pipeline, recipe),
-        steps=recipe.steps,
-        batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        text_learning_rate=recipe.text_learning_rate,
-        caption_dropout=recipe.caption_dropout,
-        ema_decay=recipe.ema_decay,
-        size=recipe.size,
-        hold=recipe.hold,
-        short_reader=short_reader,
-        alignment=alignment,
-        preview_prompts=recipe.preview_prompts,
-        teacher=teacher,
-        distil_guidance=recipe.distil_guidance or (1.0, 6.0),
-    )
-
-
-def _representation(
-    transformer: Any, recipe: FlowSftRecipe
-) -> "tuple[Callable[[Sequence[Image]], Tensor] | None, RepresentationAlignment | None]":
-    """What sees the clean pictures, and what makes a layer of the transformer learn it."""
-    import torch
-
-    from realgen.train.dual_encoder import patch_encoder
-    from realgen.train.representation import RepresentationAlignment
-
-    if recipe.representation is None:
-        return None, None
-    encode, width = patch_encoder(recipe.representation)
-    torch.manual_seed(recipe.seed)
-    layer = transformer.single_transformer_blocks[recipe.representation_layer]
-    return encode, RepresentationAlignment(
-        layer, width=transformer.inner_dim, features=width, weight=recipe.representation_weight
-    )
-
-
-def _embedded() -> str:
-    return str(fetch.locate(cards.read("tiny")))
-
-
-def _load_flux(model: str, machine: Machine) -> "FluxPipeline":
-    from diffusers import FluxPipeline
-
-    from realgen.generators._loading import load_pipeline
-
-    return load_pipeline(FluxPipeline, model, machine.model_copy(update={"dtype": "float32"}))
-
-
-def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
-    """The recipe's model in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
-    import torch
-
-    pipeline = _load_flux(recipe.model, recipe.machine)
-    if recipe.lora_rank == 0:
-        pipeline.transformer.requires_grad_(True)
-        if recipe.machine.compile:
-            pipeline.transformer.compile()
-        return pipeline
-    from peft import LoraConfig
-
-    from realgen.generators.flux import FluxBackbone
-
-    torch.manual_seed(recipe.seed)
-    pipeline.transformer.add_adapter(
-        LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_rank,
-            init_lora_weights="gaussian",
-            target_modules=list(FluxBackbone.lora_targets),
-        )
-    )
-    return pipeline
-
-
-def _saver(pipeline: "FluxPipeline", recipe: FlowSftRecipe) -> "Callable[[Path], None]":
-    """Writes what was trained: the whole folder, or the LoRA as diffusers loads it."""
-    import torch
-
-    from realgen.train.scaffold import save_pipeline
-
-    def save(folder: Path) -> None:
-        if recipe.lora_rank == 0:
-            save_pipeline(pipeline, folder, dtype=getattr(torch, recipe.export_dtype))
-            return
-        from peft.utils import get_peft_model_state_dict
-
-        pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
-
-    return save
-
-
 _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     AutoencoderRecipe: _autoencoder_trainer,
     DecoderRecipe: _decoder_trainer,
@@ -421,5 +281,5 @@ _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     ClassifierRecipe: _classifier_trainer,
     DetectorRecipe: _detector_trainer,
     AlignmentRecipe: _alignment_trainer,
-    FlowSftRecipe: _flow_trainer,
+    FlowSftRecipe: flow_sft.build_trainer,
 }
