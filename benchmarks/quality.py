@@ -1,15 +1,14 @@
 """What the embedded generator is worth: does it draw what was asked for, how varied, how far from photographs.
 
-    python benchmarks/quality.py CLASSIFIER DATA [--images 100] [--out FILE] [KEY=VALUE ...]
+    python benchmarks/quality.py DATA [--prompts plain long unheld] [--images 100] [--out FILE] [KEY=VALUE ...]
 
-CLASSIFIER is the folder that `realgen train categories` wrote, frozen before the first evaluation. Prompts are those
-of benchmarks/prompts, seeds 0 to images - 1, default steps, no rewriting, nothing selected.
+The classifier is benchmarks/yardstick, frozen before the first evaluation. Prompts are those of benchmarks/prompts,
+seeds 0 to images - 1, default steps, nothing selected, as they stand unless prompt_optimizer='{name: NAME}' is given.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,20 +18,21 @@ from torch import Tensor
 from transformers import ResNetForImageClassification
 
 import realgen
-from realgen.core.protocols import Generator
+from realgen.core.protocols import Generator, PromptOptimizer
 from realgen.core.types import Progress
 from realgen.formulas import stats
 from realgen.train.classifier import prepare
 from realgen.train.photographs import Photograph, read_photographs
 
 PROMPTS = Path(__file__).parent / "prompts"
+YARDSTICK = Path(__file__).parent / "yardstick"
 
 
 class Yardstick:
     """The frozen classifier: images to predicted categories and pooled features."""
 
     def __init__(self, folder: Path) -> None:
-        self.model = ResNetForImageClassification.from_pretrained(folder).eval()
+        self.model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         self.categories: list[str] = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
 
     @torch.no_grad()
@@ -46,18 +46,20 @@ class Yardstick:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classifier", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--prompts", nargs="+", default=["plain", "long", "unheld"])
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    yardstick = Yardstick(given.classifier)
+    given = parser.parse_intermixed_args()
+    yardstick = Yardstick(YARDSTICK)
     test, train = (read_photographs(given.data, split=split) for split in ("test", "train"))
     report = {"photographs": of_photographs(yardstick, test, train)}
-    generator = realgen.build_generator(realgen.load("tiny", overrides=given.overrides))
-    for name in ("plain", "long", "unheld"):
-        report[name] = of_prompts(yardstick, generator, name, given.images, test)
+    recipe = realgen.load("tiny", overrides=given.overrides)
+    generator, optimizer = realgen.build_generator(recipe), realgen.build_optimizer(recipe)
+    for name in given.prompts:
+        prompts = yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
+        report[name] = of_prompts(yardstick, Drawer(generator, optimizer), prompts, given.images, test)
         print(name, json.dumps(report[name]), flush=True)
     text = json.dumps(report, indent=2)
     print(text)
@@ -72,23 +74,36 @@ def of_photographs(yardstick: Yardstick, test: Sequence[Photograph], train: Sequ
     right = sum(one == photograph.category for one, photograph in zip(found, known, strict=True))
     sample = [photograph for photograph in train if photograph.category in yardstick.categories][: len(known)]
     _, others = yardstick([Image.fromarray(photograph.pixels) for photograph in sample])
-    return {"accuracy": stats.proportion(right, len(known)), "distance": stats.kernel_distance(others, features)}
+    return {"accuracy": stats.proportion(right, len(known)), "distance": _distance(others, features)}
+
+
+class Drawer:
+    """Pictures of prompts, which an optimiser may rewrite first."""
+
+    def __init__(self, generator: Generator, optimizer: PromptOptimizer | None) -> None:
+        self.generator, self.optimizer = generator, optimizer
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """One picture a prompt."""
+        texts = list(prompts)
+        if self.optimizer is not None:
+            texts = [rewrite.text for rewrite in self.optimizer(texts, seeds=seeds)]
+        return [item for item in self.generator(texts, seeds=seeds) if not isinstance(item, Progress)]
 
 
 def of_prompts(
-    yardstick: Yardstick, generator: Generator, name: str, count: int, test: Sequence[Photograph]
+    yardstick: Yardstick, draw: Drawer, prompts: Mapping[str, list[str]], count: int, test: Sequence[Photograph]
 ) -> dict[str, object]:
     """Share of pictures that show their category, variety over the photographs', distance to test photographs."""
-    prompts: dict[str, list[str]] = yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
     right, variety, pooled, real = {}, {}, [], []
     for category in yardstick.categories:
         texts = [prompts[category][i % len(prompts[category])] for i in range(count)]
-        found, features = yardstick(list(pictures(generator, texts, list(range(count)))))
+        found, features = yardstick(draw(texts, range(count)))
         right[category] = sum(one == category for one in found)
         pooled.append(features)
         photographs = [Image.fromarray(photograph.pixels) for photograph in test if photograph.category == category]
         real.append(yardstick(photographs)[1])
-        _, eight = yardstick(list(pictures(generator, [prompts[category][0]] * 8, list(range(8)))))
+        _, eight = yardstick(draw([prompts[category][0]] * 8, range(8)))
         groups = real[-1][: len(real[-1]) // 8 * 8].split(8)
         photographic = sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
         variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
@@ -96,14 +111,12 @@ def of_prompts(
         "right": stats.proportion(sum(right.values()), count * len(right)),
         "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
         "variety": {"mean": round(sum(variety.values()) / len(variety), 3), **variety},
-        "distance": stats.kernel_distance(torch.cat(pooled), torch.cat(real)),
+        "distance": _distance(torch.cat(pooled), torch.cat(real)),
     }
 
 
-def pictures(generator: Generator, texts: list[str], seeds: list[int]) -> Iterator[Image.Image]:
-    """The generator's pictures alone."""
-    drawn = (item for item in generator(texts, seeds=seeds) if not isinstance(item, Progress))
-    return islice(drawn, len(texts))
+def _distance(x: Tensor, y: Tensor) -> stats.Interval:
+    return stats.kernel_distance_interval(x, y, generator=torch.Generator().manual_seed(0))
 
 
 if __name__ == "__main__":

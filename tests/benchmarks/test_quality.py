@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from realgen.core.types import Progress
+from realgen.core.types import Progress, Rewrite
 from realgen.formulas import stats
 from realgen.train.photographs import Photograph
 
@@ -113,13 +113,12 @@ def photographs(split=0):
     ]
 
 
-@pytest.fixture
-def two_categories(tmp_path, monkeypatch):
-    """A prompt file of our own."""
-    prompts = {"people": ["a man", "a woman"], "plants": ["a rose", "a tulip"], "objects": ["a chair"]}
-    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(prompts))
-    monkeypatch.setattr(quality, "PROMPTS", tmp_path)
-    return prompts
+PROMPTS = {"people": ["a man", "a woman"], "plants": ["a rose", "a tulip"], "objects": ["a chair"]}
+
+
+def report_of(generator, count, optimizer=None):
+    drawer = quality.Drawer(generator, optimizer)
+    return quality.of_prompts(Yardstick(), drawer, PROMPTS, count, photographs())
 
 
 def test_photographs_give_the_floor():
@@ -131,12 +130,12 @@ def test_photographs_give_the_floor():
     assert found["accuracy"] == stats.proportion(30, 32)
     assert found["accuracy"].value == pytest.approx(30 / 32)
     same = quality.of_photographs(Yardstick(), photographs(), photographs())
-    assert abs(same["distance"]) < found["distance"] + 0.05
+    assert same["distance"].value < found["distance"].value + 0.05
 
 
-def test_all_right_and_the_right_seeds(two_categories):
-    generator = Generator(plants=two_categories["plants"])
-    report = quality.of_prompts(Yardstick(), generator, "plain", 5, photographs())
+def test_all_right_and_the_right_seeds():
+    generator = Generator(plants=PROMPTS["plants"])
+    report = report_of(generator, 5)
     assert report["right"] == stats.proportion(10, 10)
     assert report["right_by_category"] == {name: stats.proportion(5, 5) for name in ("people", "plants")}
     assert generator.asked == [
@@ -147,36 +146,47 @@ def test_all_right_and_the_right_seeds(two_categories):
     ]
 
 
-def test_a_prompt_that_is_drawn_wrong_is_counted(two_categories):
+def test_a_prompt_that_is_drawn_wrong_is_counted():
     """Every second plant is a tulip, and all tulips come out red: 2 of 4 plants, 6 of 8 in all."""
-    generator = Generator(plants=two_categories["plants"], wrong=["a tulip"])
-    report = quality.of_prompts(Yardstick(), generator, "plain", 4, photographs())
+    generator = Generator(plants=PROMPTS["plants"], wrong=["a tulip"])
+    report = report_of(generator, 4)
     assert report["right"] == stats.proportion(6, 8)
     assert report["right_by_category"]["plants"] == stats.proportion(2, 4)
     assert report["right_by_category"]["people"] == stats.proportion(4, 4)
 
 
-def test_variety_is_that_of_eight_pictures_over_that_of_eight_photographs(two_categories):
+def test_variety_is_that_of_eight_pictures_over_that_of_eight_photographs():
     """Blue rises by 10 a seed and by 9 a photograph, and nothing else differs: 10 / 9."""
-    report = quality.of_prompts(Yardstick(), Generator(plants=two_categories["plants"]), "plain", 2, photographs())
+    report = report_of(Generator(plants=PROMPTS["plants"]), 2)
     assert report["variety"] == {"mean": 1.111, "people": 1.111, "plants": 1.111}
 
 
-def test_pictures_further_from_photographs_are_further(two_categories):
-    near = Generator(plants=two_categories["plants"])
-    swapped = Generator(plants=[*two_categories["people"]])  # plants red, people green: the pool is the same
+def test_pictures_further_from_photographs_are_further():
+    near = Generator(plants=PROMPTS["plants"])
+    swapped = Generator(plants=[*PROMPTS["people"]])  # plants red, people green: the pool is the same
     away = Generator()  # everything red
-    found = [quality.of_prompts(Yardstick(), g, "plain", 8, photographs())["distance"] for g in (near, swapped, away)]
+    found = [report_of(g, 8)["distance"].value for g in (near, swapped, away)]
     assert found[0] == pytest.approx(found[1], abs=1e-9)
     assert found[2] > found[0]
 
 
-def test_pictures_are_the_images_alone():
-    images = list(quality.pictures(Generator(), ["a", "b"], [1, 2]))
-    assert [image.getpixel((0, 0)) for image in images] == [(200, 0, 10), (200, 0, 20)]
+def test_an_optimiser_rewrites_each_prompt_with_its_seed():
+    def optimizer(prompts, *, seeds):
+        return [Rewrite(f"{prompt} {seed}") for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    generator = Generator()
+    images = quality.Drawer(generator, optimizer)(["a", "b"], [4, 5])
+    assert [image.getpixel((0, 0)) for image in images] == [(200, 0, 40), (200, 0, 50)]
+    assert generator.asked == [(["a 4", "b 5"], [4, 5])]
 
 
-def test_the_shipped_yardstick_reads_what_the_trainer_writes(tmp_path):
+def test_the_yardstick_is_there():
+    yardstick = quality.Yardstick(quality.YARDSTICK)
+    assert yardstick.categories == CATEGORIES
+    assert {parameter.dtype for parameter in yardstick.model.parameters()} == {torch.float32}
+
+
+def test_the_yardstick_reads_what_the_trainer_writes(tmp_path):
     from realgen.train.classifier import build_classifier
 
     torch.manual_seed(0)

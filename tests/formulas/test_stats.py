@@ -44,6 +44,16 @@ def test_kernel_distance_by_hand():
     assert stats.kernel_distance(x, y) == pytest.approx(1 + 8 - 2 * 4.5)
 
 
+def test_the_interval_of_a_kernel_distance_holds_it_and_most_repetitions():
+    """Without replacement, a half's spread is that of the whole: var(half) - var(whole) = var(whole)."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(2, 80, 6, generator=generator) for _ in range(30)]
+    intervals = [stats.kernel_distance_interval(x, y + 0.3, generator=generator) for x, y in draws]
+    middle = sum(one.value for one in intervals) / len(intervals)
+    assert all(one.low < one.value < one.high for one in intervals)
+    assert sum(one.low <= middle <= one.high for one in intervals) >= 25
+
+
 def test_kernel_distance_is_unbiased_and_grows_with_a_shift():
     generator = torch.Generator().manual_seed(0)
     same = [
