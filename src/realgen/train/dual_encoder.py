@@ -22,6 +22,7 @@ from realgen.train.photographs import Photograph, to_tensor
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
+from realgen.train.vocabulary import vocabulary
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own normalisation, so that the exported folder is read as any CLIP is."""
@@ -107,7 +108,10 @@ class DualEncoderTrainer(SingleModelTrainer):
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """Recall at 1 and 5 among held-out photographs with human captions, and zero-shot category accuracy."""
+        """Recall at 1 and 5 among held-out photographs with human captions, and zero-shot category accuracy.
+
+        A photograph's category is that of the class whose name fits it best, among the classes held out.
+        """
         self.ema.swap(self.model)
         self.model.eval()
         pixels = _normalised(to_tensor(list(self.held_out_pixels)))
@@ -118,12 +122,14 @@ class DualEncoderTrainer(SingleModelTrainer):
             texts = self._embed_texts([self.held_out[place].captions[0] for place in described])
             figures |= recalls(texts @ images[described].T)
         named = [place for place, one in enumerate(self.held_out) if one.category]
-        categories = sorted({str(self.held_out[place].category) for place in named})
-        if categories:
-            texts = self._embed_texts([f"a photo of {category}" for category in categories])
-            found = (images[named] @ texts.T).argmax(1)
-            wanted = torch.tensor([categories.index(str(self.held_out[place].category)) for place in named])
-            figures["zero_shot"] = float((found == wanted).float().mean())
+        classes = sorted({(str(self.held_out[place].category), self.held_out[place].cls) for place in named})
+        if classes:
+            texts = self._embed_texts([f"a photo of {_name(category, cls)}" for category, cls in classes])
+            nearest = (images[named] @ texts.T).argmax(1).tolist()
+            hits = [
+                classes[found][0] == self.held_out[place].category for place, found in zip(named, nearest, strict=True)
+            ]
+            figures["zero_shot"] = sum(hits) / len(hits)
         self.ema.swap(self.model)
         return figures
 
@@ -166,6 +172,10 @@ def recalls(similarity: Tensor) -> dict[str, float]:
     """Share of texts (rows) whose own image (the diagonal) is first, and among the first five; a tie is a miss."""
     place = (similarity >= similarity.diagonal()[:, None]).sum(1) - 1
     return {"recall_1": float((place < 1).float().mean()), "recall_5": float((place < 5).float().mean())}
+
+
+def _name(category: str, cls: str) -> str:
+    return vocabulary().word(cls).names[0] if cls else category
 
 
 def _square(pixels: np.ndarray, side: int) -> np.ndarray:
