@@ -55,11 +55,12 @@ def main() -> None:
     yardstick = Yardstick(YARDSTICK)
     test, train = (read_photographs(given.data, split=split) for split in ("test", "train"))
     report = {"photographs": of_photographs(yardstick, test, train)}
+    real = features_by_category(yardstick, test)
     recipe = realgen.load("tiny", overrides=given.overrides)
     generator, optimizer = realgen.build_generator(recipe), realgen.build_optimizer(recipe)
     for name in given.prompts:
         prompts = yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
-        report[name] = of_prompts(yardstick, Drawer(generator, optimizer), prompts, given.images, test)
+        report[name] = of_prompts(yardstick, Drawer(generator, optimizer), prompts, given.images, real)
         print(name, json.dumps(report[name]), flush=True)
     text = json.dumps(report, indent=2)
     print(text)
@@ -77,6 +78,14 @@ def of_photographs(yardstick: Yardstick, test: Sequence[Photograph], train: Sequ
     return {"accuracy": stats.proportion(right, len(known)), "distance": _distance(others, features)}
 
 
+def features_by_category(yardstick: Yardstick, photographs: Sequence[Photograph]) -> dict[str, Tensor]:
+    """Features (N, 256) of the photographs of each category."""
+    return {
+        category: yardstick([Image.fromarray(one.pixels) for one in photographs if one.category == category])[1]
+        for category in yardstick.categories
+    }
+
+
 class Drawer:
     """Pictures of prompts, which an optimiser may rewrite first."""
 
@@ -92,26 +101,27 @@ class Drawer:
 
 
 def of_prompts(
-    yardstick: Yardstick, draw: Drawer, prompts: Mapping[str, list[str]], count: int, test: Sequence[Photograph]
+    yardstick: Yardstick, draw: Drawer, prompts: Mapping[str, list[str]], count: int, real: Mapping[str, Tensor]
 ) -> dict[str, object]:
-    """Share of pictures that show their category, variety over the photographs', distance to test photographs."""
-    right, variety, pooled, real = {}, {}, [], []
+    """Share of pictures that show their category, variety over the photographs', distance to test photographs.
+
+    `real` holds the features (N, 256) of the test photographs of each category.
+    """
+    right, variety, pooled = {}, {}, []
     for category in yardstick.categories:
         texts = [prompts[category][i % len(prompts[category])] for i in range(count)]
         found, features = yardstick(draw(texts, range(count)))
         right[category] = sum(one == category for one in found)
         pooled.append(features)
-        photographs = [Image.fromarray(photograph.pixels) for photograph in test if photograph.category == category]
-        real.append(yardstick(photographs)[1])
         _, eight = yardstick(draw([prompts[category][0]] * 8, range(8)))
-        groups = real[-1][: len(real[-1]) // 8 * 8].split(8)
+        groups = real[category][: len(real[category]) // 8 * 8].split(8)
         photographic = sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
         variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
     return {
         "right": stats.proportion(sum(right.values()), count * len(right)),
         "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
         "variety": {"mean": round(sum(variety.values()) / len(variety), 3), **variety},
-        "distance": _distance(torch.cat(pooled), torch.cat(real)),
+        "distance": _distance(torch.cat(pooled), torch.cat(list(real.values()))),
     }
 
 

@@ -160,14 +160,22 @@ def test_a_held_out_card_in_a_reward_is_refused_without_loading():
     use.check(score_recipe({"held": ("effort", {"card": "effort"})}))
 
 
-def test_a_card_says_the_licence_and_may_hold_out_what_the_file_does_not(classifier, monkeypatch, tmp_path):
+def test_a_card_says_the_licence_and_what_to_beware_of_and_may_hold_out_what_the_file_does_not(
+    classifier, monkeypatch, tmp_path
+):
     card = cards.read("omniaid-v2").model_copy(
-        update={"plugin": "image_classifier", "licence": "CC-BY-4.0", "is_held_out": True, "options": {}}
+        update={
+            "plugin": "image_classifier",
+            "licence": "CC-BY-4.0",
+            "is_held_out": True,
+            "caution": "blind",
+            "options": {},
+        }
     )
     monkeypatch.setattr(cards, "read", lambda _: card)
     recipe = score_recipe({"held": ("image_classifier", {"card": "mine", "options": classifier})})
     info = use.build_scorers(recipe)["held"].info
-    assert (info.licence, info.is_held_out) == ("CC-BY-4.0", True)
+    assert (info.licence, info.is_held_out, info.caution) == ("CC-BY-4.0", True, "blind")
 
 
 # ---- trainings ------------------------------------------------------------------------------------------
@@ -274,6 +282,52 @@ def test_distilling_has_a_frozen_teacher_of_its_own(random_flux, photographs, tm
     assert trainer.teacher.module is not trainer.backbone.module
     trained = {id(parameter) for parameter in trainer.module.parameters()}
     assert not any(id(parameter) in trained for parameter in trainer.teacher.module.parameters())
+
+
+def test_a_distilled_flow_may_lead_away_from_a_weaker_model_and_read_longer_texts(random_flux, photographs, tmp_path):
+    (tmp_path / "prompts.txt").write_text("A harbour at dawn, soft light, two boats\n")
+    recipe = flow_recipe(
+        random_flux,
+        photographs,
+        "distil_guidance=[1, 5]",
+        f"weaker='{random_flux}'",
+        f"elaborations=['{tmp_path / 'prompts.txt'}']",
+        "elaborated=1",
+    )
+    trainer = training.build_trainer(recipe, tmp_path)
+    assert trainer.weaker.module is not trainer.teacher.module
+    assert all(text.startswith("a, ") for text in trainer.elaborate(["a"] * 4, 0))
+    assert trainer.step(0)["loss"] > 0
+
+
+@pytest.mark.parametrize("lesson", ["weaker=somewhere", "elaborations=[prompts.txt]"])
+def test_what_is_for_a_pupil_needs_a_teacher(lesson):
+    with pytest.raises(ConfigError, match="distil_guidance"):
+        config.load("flow-tiny", overrides=["data=photos", lesson])
+
+
+def test_unseen_words_from_their_recipe(random_flux, photographs, tmp_path, monkeypatch):
+    from realgen.train import text_distillation
+
+    class Sense:
+        width = 2
+
+        def __init__(self, folder):
+            del folder
+
+        def __call__(self, texts):
+            return torch.tensor([[1.0, 0.0]]).expand(len(texts), 2)
+
+    monkeypatch.setattr(text_distillation, "SentenceTeacher", Sense)
+    (tmp_path / "words.txt").write_text("moggy\nphoto\nchalet\n")
+    overrides = [f"model='{random_flux}'", f"data='{photographs}'", f"words=['{tmp_path / 'words.txt'}']"]
+    trainer = training.build_trainer(
+        config.load("words-tiny", overrides=[*overrides, "steps=1", "batch=4", "export_dtype=bfloat16"]), tmp_path
+    )
+    assert [word for word, _ in trainer.meanings] == ["moggy", "chalet"]
+    assert trainer.step(0)["t5_words"] > 0
+    trainer.export(tmp_path / "model")
+    assert (tmp_path / "model/model_index.json").is_file()
 
 
 def test_a_flow_training_exports_a_folder_that_a_generator_opens(random_flux, photographs, tmp_path):

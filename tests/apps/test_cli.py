@@ -127,10 +127,10 @@ def test_the_prompt_may_stay_private(draw, run):
         (["list", "kitchens"], "kitchens"),
         (["fetch", "flux9"], "flux9"),
         (["rewrite", "a cat", "--recipe", "tiny"], "no prompt optimiser"),
-        (["generate", "a cat", "--best-of", "4"], "no reward"),
+        (["generate", "a cat", "--best-of", "4", "reward=null"], "no reward"),
         (["generate", "--from", "x.png", "--best-of", "4"], "--best-of beside --from"),
         (["score"], "no picture"),
-        (["score", "nowhere.png", "--recipe", "tiny"], "has no scorers"),
+        (["score", "nowhere.png", "scorers=null"], "has no scorers"),
         (["score", "nowhere.png", "--json", "--csv"], "give one of them"),
         (["score", "nowhere.png", "--recipe", "flow-tiny"], "kind"),
     ],
@@ -179,8 +179,9 @@ def test_the_doctor_finds_nothing_missing(run):
 
 # ---- the best of several --------------------------------------------------------------------------------
 
+BARE = ("scorers=null", "reward=null")
 RED = "scorers.red={name: shade}"
-BY_RED = (RED, "reward.weights.red=1")
+BY_RED = (*BARE, RED, "reward.weights.red=1")
 
 
 def shades_of(draw, seeds):

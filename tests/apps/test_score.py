@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-RED = "scorers.red={name: shade}"
+RED = ("scorers=null", "scorers.red={name: shade}")
 BLUE = "scorers.blue={name: shade, options: {channel: 2}}"
 
 
@@ -24,7 +24,7 @@ def shots(tmp_path):
 
 
 def test_a_table_of_pictures_with_mean_and_interval(run, shade, shots):
-    code, out, err = run("score", "shots/a.png", "shots/b.png", RED, BLUE)
+    code, out, err = run("score", "shots/a.png", "shots/b.png", *RED, BLUE)
     assert code == 0
     lines = out.splitlines()
     assert any("shots/a.png" in line and "0.2000" in line and "1.0000" in line for line in lines)
@@ -35,7 +35,7 @@ def test_a_table_of_pictures_with_mean_and_interval(run, shade, shots):
 
 
 def test_a_folder_s_unreadable_pictures_are_listed_and_counted_and_do_not_stop(run, shade, shots):
-    code, out, err = run("score", "shots", RED, "--json")
+    code, out, err = run("score", "shots", *RED, "--json")
     assert code == 0
     answer = json.loads(out)
     assert [image["file"] for image in answer["images"]] == [
@@ -54,7 +54,7 @@ def test_a_folder_s_unreadable_pictures_are_listed_and_counted_and_do_not_stop(r
 
 
 def test_csv_has_a_row_a_picture(run, shade, shots):
-    code, out, _ = run("score", "shots/*.png", RED, "--csv")
+    code, out, _ = run("score", "shots/*.png", *RED, "--csv")
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [(row["file"], row["red"]) for row in rows] == [
@@ -70,23 +70,23 @@ def test_a_run_s_prompts_and_the_one_for_the_others_are_given_to_scorers(run, sh
     images = [{**entry, "file": "a.png", "prompt": "a fox"}, {**entry, "file": "b.png", "prompt": None}]
     values = {"schema": 1, "version": "1", "created": "", "recipe": {}, "records_prompts": True, "suffix": ".png"}
     (shots / "run.json").write_text(json.dumps({**values, "images": images}))
-    code, out, _ = run("score", "shots/run.json", "shots/c.jpg", "--prompt", "a photo", RED, "--json")
+    code, out, _ = run("score", "shots/run.json", "shots/c.jpg", "--prompt", "a photo", *RED, "--json")
     assert code == 0
     assert shade.asked == [(0, ["a fox", "a photo", "a photo"])]
     assert [image["prompt"] for image in json.loads(out)["images"]] == ["a fox", "a photo", "a photo"]
-    run("score", "shots/c.jpg", RED)
+    run("score", "shots/c.jpg", *RED)
     assert shade.asked[-1] == (0, [""])
 
 
 def test_pictures_are_scored_in_the_machine_s_batches(run, shade, shots):
-    code, _, _ = run("score", "shots", RED, "machine.batch=2")
+    code, _, _ = run("score", "shots", *RED, "machine.batch=2")
     assert code == 0
     assert [len(prompts) for _, prompts in shade.asked] == [2, 1]
 
 
 def test_what_a_scorer_has_no_opinion_of_is_said_and_left_out(run, shade, shots):
     Image.new("RGB", (1, 1), "red").save(shots / "dot.png")
-    code, out, err = run("score", "shots/a.png", "shots/dot.png", RED)
+    code, out, err = run("score", "shots/a.png", "shots/dot.png", *RED)
     assert code == 0
     assert "unscored: shots/dot.png: red: too small" in err
     assert any("shots/dot.png" in line and " - " in line for line in out.splitlines())
@@ -107,34 +107,36 @@ def test_what_a_scorer_has_no_opinion_of_is_said_and_left_out(run, shade, shots)
 def test_where_none_can_be_scored_it_is_an_error(run, shade, shots, paths, said, form):
     Image.new("RGB", (1, 1), "red").save(shots / "dot.png")
     (shots.parent / "empty").mkdir()
-    code, out, err = run("score", *paths, RED, *form)
+    code, out, err = run("score", *paths, *RED, *form)
     assert (code, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert said in line
 
 
 def test_a_recipe_without_scorers_says_to_name_some(run, shots):
-    code, _, err = run("score", "shots", "--recipe", "tiny")
+    code, _, err = run("score", "shots", "scorers=null")
     assert code == 2
     assert "has no scorers" in err
     assert "realgen list scorers" in err
 
 
 def test_a_generate_recipe_s_scorers_can_score_too(run, shade, shots):
-    code, out, _ = run("score", "shots/a.png", "--recipe", "tiny", RED, "--csv")
+    code, out, _ = run("score", "shots/a.png", "--recipe", "tiny", "reward=null", *RED, "--csv")
     assert code == 0
     assert "0.2" in out
 
 
 def test_a_file_whose_name_reads_as_a_setting_is_a_file(run, shade, shots, tmp_path):
     (tmp_path / "machine.batch=1").write_bytes((shots / "a.png").read_bytes())
-    code, out, _ = run("score", "machine.batch=1", RED, "--csv")
+    code, out, _ = run("score", "machine.batch=1", *RED, "--csv")
     assert code == 0
     assert "machine.batch=1,,0.2," in out
 
 
 def test_a_held_out_scorer_is_named_as_such(run, shade, shots):
-    code, out, _ = run("score", "shots/a.png", "scorers.red={name: shade, options: {is_held_out: true}}")
+    code, out, _ = run(
+        "score", "shots/a.png", "scorers=null", "scorers.red={name: shade, options: {is_held_out: true}}"
+    )
     assert code == 0
     assert "(held out)" in out
 

@@ -241,6 +241,13 @@ METRICS = {"real": Metric(0.5, 0.25, 0.75, 2), "[bold]odd": Metric(1.5, math.nan
 INFOS = {"real": INFO, "[bold]odd": replace(INFO, is_held_out=True)}
 
 
+def test_what_several_scorers_are_not_good_for_is_said_once(capsys):
+    blind = replace(INFO, caution="sees nothing")
+    show.cautions({"a": blind, "b": INFO, "c": blind})
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "a, c: sees nothing\n")
+
+
 def shown(capsys, *, as_json=False, as_csv=False):
     show.scores(SCORED, METRICS, INFOS, as_json=as_json, as_csv=as_csv)
     out, err = capsys.readouterr()

@@ -118,7 +118,8 @@ PROMPTS = {"people": ["a man", "a woman"], "plants": ["a rose", "a tulip"], "obj
 
 def report_of(generator, count, optimizer=None):
     drawer = quality.Drawer(generator, optimizer)
-    return quality.of_prompts(Yardstick(), drawer, PROMPTS, count, photographs())
+    real = quality.features_by_category(Yardstick(), photographs())
+    return quality.of_prompts(Yardstick(), drawer, PROMPTS, count, real)
 
 
 def test_photographs_give_the_floor():

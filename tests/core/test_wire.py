@@ -12,7 +12,7 @@ from realgen.core.types import Score, ScorerInfo
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 SCORE = st.builds(Score, st.none() | NUMBER, TEXT)
-INFO = st.builds(ScorerInfo, NUMBER, NUMBER, st.booleans(), st.booleans(), TEXT, TEXT)
+INFO = st.builds(ScorerInfo, NUMBER, NUMBER, st.booleans(), st.booleans(), TEXT, TEXT, TEXT)
 
 
 @st.composite

@@ -210,3 +210,38 @@ def test_distilling_moves_towards_the_guided_teacher(random_flux, data):
     losses = [trainer.step(index)["loss"] for index in range(40)]
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.module.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_half_of_the_guidance_leads_away_from_a_weaker_model(random_flux):
+    backbone, weaker = backbone_of(random_flux), backbone_of(random_flux)
+    for value in weaker.module.parameters():
+        value.mul_(0.9)
+    x, sigma = torch.randn(2, 4, 16), torch.tensor([0.3, 0.8])
+
+    def plain(model, texts):
+        return model.velocity(x, sigma, model.encode(texts), guidance=1.0, size=SIZE)
+
+    with_text, without, weak = plain(backbone, ["a", "b"]), plain(backbone, ["", ""]), plain(weaker, ["a", "b"])
+    guided = guided_velocity(backbone, ["a", "b"], scale=3.0, size=SIZE, weaker=weaker)(x, sigma)
+    torch.testing.assert_close(guided, 3 * with_text - without - weak, atol=1e-5, rtol=1e-4)
+    assert (with_text - weak).abs().max() > 1e-3
+
+
+def test_what_is_made_longer_is_read_by_who_learns_and_not_by_the_teacher(random_flux, data):
+    teacher, backbone = backbone_of(random_flux, trains=False), backbone_of(random_flux)
+    read = {"teacher": [], "learner": []}
+    for name, model in (("teacher", teacher), ("learner", backbone)):
+        plain = model.encode
+        model.encode = lambda texts, plain=plain, name=name: (read[name].extend(texts), plain(texts))[1]
+    trainer = trainer_of(
+        random_flux,
+        data,
+        backbone=backbone,
+        teacher=teacher,
+        caption_dropout=0.0,
+        elaborate=lambda captions, index: [f"{caption} {index}" for caption in captions],
+    )
+    trainer.step(7)
+    assert all(text.endswith(" 7") for text in read["learner"])
+    assert sorted(read["learner"]) == sorted(f"{text} 7" for text in read["teacher"] if text)

@@ -127,6 +127,13 @@ def unscored(rows: "Sequence[Row]") -> None:
         note(f"{len(unreadable)} of {len(rows)} could not be read")
 
 
+def cautions(infos: Mapping[str, ScorerInfo]) -> None:
+    """What scores are not good for, once for all scorers of which the same is said."""
+    for caution in dict.fromkeys(info.caution for info in infos.values() if info.caution):
+        names = ", ".join(name for name, info in infos.items() if info.caution == caution)
+        note(f"{names}: {caution}")
+
+
 def scores(
     rows: "Sequence[Row]",
     metrics: Mapping[str, Metric],

@@ -12,6 +12,7 @@ from realgen.core.training_recipes import (
     FlowGrpoRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
+    UnseenWordsRecipe,
 )
 
 
@@ -48,4 +49,5 @@ Recipe = (
     | DetectorRecipe
     | FlowGrpoRecipe
     | AlignmentRecipe
+    | UnseenWordsRecipe
 )

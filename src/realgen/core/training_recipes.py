@@ -102,6 +102,27 @@ class TextDistillationRecipe(PhotographRecipe):
     """Folder of a sentence encoder of MiniLM's class."""
 
 
+class UnseenWordsRecipe(PhotographRecipe):
+    """A FLUX.1's text encoders learn words that no caption of the photographs holds, by a sentence encoder's sense."""
+
+    kind: Literal["unseen_words"]
+
+    model: str
+    """The FLUX.1 folder or hub id to start from."""
+
+    teacher: Path
+    """Folder of a sentence encoder of MiniLM's class."""
+
+    words: tuple[Path, ...] = Field(min_length=1)
+    """Files with a word a line; those that captions hold are left out."""
+
+    least_cosine: float = Field(default=0.5, ge=-1, le=1)
+    """How near a word must lie to its nearest subject to be learned."""
+
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
+
+
 class FlowSftRecipe(PhotographRecipe):
     """Flow-matching training of a generator on captioned photographs, from scratch or from a checkpoint."""
 
@@ -143,6 +164,15 @@ class FlowSftRecipe(PhotographRecipe):
     distil_guidance: tuple[float, float] | None = None
     """Distil classifier-free guidance of the model as it stands, at scales of this range, into its embedding."""
 
+    weaker: str | None = None
+    """An earlier stage of the model: half of the distilled guidance then leads away from its answers."""
+
+    elaborations: tuple[Path, ...] = ()
+    """Files with a long prompt a line, whose clauses make some captions longer for who learns, not for the teacher."""
+
+    elaborated: float = Field(default=0.4, ge=0, le=1)
+    """Share of captions that are made longer, where there are elaborations."""
+
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains all weights."""
 
@@ -151,6 +181,13 @@ class FlowSftRecipe(PhotographRecipe):
 
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn at every evaluation."""
+
+    @model_validator(mode="after")
+    def _has_a_teacher(self) -> Self:
+        if self.distil_guidance is None and (self.weaker is not None or self.elaborations):
+            message = "weaker and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
+            raise ValueError(message)
+        return self
 
 
 class ClassifierRecipe(PhotographRecipe):

@@ -95,7 +95,10 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ScorerInfo:
-    """A scorer's range, whether it is a detector (value = P(real)), whether it is held out of rewards, and origin."""
+    """A scorer's range, whether it is a detector (value = P(real)), whether it is held out of rewards, and origin.
+
+    `caution` says in one line what its scores are not good for; empty where nothing needs saying.
+    """
 
     low: float
     high: float
@@ -103,6 +106,7 @@ class ScorerInfo:
     is_held_out: bool
     licence: str
     source: str
+    caution: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,9 @@ class ServedScorer(Spec):
     source: str
     """Where the model comes from."""
 
+    caution: str = ""
+    """What its scores are not good for; empty where nothing needs saying."""
+
     model: str
     """Name and fingerprint of the plug-in, its options and its weights: equal where the scores are."""
 
@@ -140,13 +143,14 @@ class ServedScorer(Spec):
             is_held_out=info.is_held_out,
             licence=info.licence,
             source=info.source,
+            caution=info.caution,
             model=model,
         )
 
     @property
     def info(self) -> ScorerInfo:
         """The record as it is used."""
-        return ScorerInfo(self.low, self.high, self.is_detector, self.is_held_out, self.licence, self.source)
+        return ScorerInfo(**self.model_dump(exclude={"model"}))
 
 
 class ScorersResponse(Spec):

@@ -121,6 +121,9 @@ class Card(Spec):
     is_held_out: bool = False
     """Whether it may only evaluate: a recipe that rewards with it is refused."""
 
+    caution: str = ""
+    """What its answers are not good for, in one line that is shown beside them."""
+
     source: Source
     """Where the files come from."""
 

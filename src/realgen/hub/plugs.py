@@ -35,12 +35,12 @@ def build(room: str, plug: Plug, machine: Machine) -> Any:
 
 
 def build_scorer(plug: Plug, machine: Machine) -> Scorer:
-    """The live scorer; its card's licence, and whether the card holds it out, go into its info."""
+    """The live scorer; its card's licence and caution, and whether the card holds it out, go into its info."""
     scorer: Scorer = build("scorers", plug, machine)
     if plug.card is not None:
         card = cards.read(plug.card)
         is_held_out = scorer.info.is_held_out or card.is_held_out
-        scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out)
+        scorer.info = replace(scorer.info, licence=card.licence, is_held_out=is_held_out, caution=card.caution)
     return scorer
 
 

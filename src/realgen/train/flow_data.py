@@ -36,11 +36,15 @@ class Batch(NamedTuple):
     """Noise minus data (B, tokens, channels)."""
     features: Tensor | None = None
     """What an image encoder sees of the clean pictures (B, tokens, F), where it was asked."""
+    taught: list[str] | None = None
+    """The captions as a teacher reads them, where they differ."""
 
     def at(self, places: Sequence[int]) -> "Batch":
         """The samples at these places."""
-        parts = (None if part is None else part[places] for part in self[1:])
-        return Batch([self.captions[i] for i in places], *parts)
+        captions = [self.captions[i] for i in places]
+        taught = None if self.taught is None else [self.taught[i] for i in places]
+        features = None if self.features is None else self.features[places]
+        return Batch(captions, self.x[places], self.sigma[places], self.target[places], features, taught)
 
 
 class FlowData:

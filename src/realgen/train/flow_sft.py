@@ -6,8 +6,13 @@ With a teacher (the model before, frozen) guidance is distilled into the guidanc
 
     loss = E || v(x, sigma, text; g) - [v0(x, sigma, "") + g (v0(x, sigma, text) - v0(x, sigma, ""))] ||^2
 
-with g uniform over `distil_guidance`. Sources: Esser et al. 2024, arXiv 2403.03206; Meng et al. 2023,
-arXiv 2210.03142. Knows no model: what is trained is what the backbone and `texts` hold.
+with g uniform over `distil_guidance`. With a weaker model w beside the teacher, half of the guidance leads away from
+its answers (Karras et al. 2024, arXiv 2406.02507):
+
+    target = v0(text) + (g - 1) / 2 [(v0(text) - v0("")) + (v0(text) - w(text))]
+
+Sources: Esser et al. 2024, arXiv 2403.03206; Meng et al. 2023, arXiv 2210.03142. Knows no model: what is trained is
+what the backbone and `texts` hold.
 """
 
 from collections import Counter
@@ -38,7 +43,8 @@ class FlowSftTrainer:
 
     `short_reader` is the same model padding its texts to a shorter length: where it is given, it reads the half of a
     batch whose texts are shorter, which saves time and teaches the model to do without the padding. `alignment` has a
-    loss of its own, on the features that the batch then must hold.
+    loss of its own, on the features that the batch then must hold. `elaborate` makes captions longer for the module,
+    not for its teacher.
     """
 
     dtype = torch.bfloat16
@@ -64,13 +70,15 @@ class FlowSftTrainer:
         alignment: RepresentationAlignment | None = None,
         preview_prompts: Sequence[str] = (),
         teacher: FlowBackbone | None = None,
+        weaker: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
+        elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
         self.steps, self.batch, self.size, self.hold = steps, batch, size, hold
         self.short_reader, self.alignment = short_reader, alignment
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
-        self.teacher, self.distil_guidance = teacher, distil_guidance
+        self.teacher, self.weaker, self.distil_guidance, self.elaborate = teacher, weaker, distil_guidance, elaborate
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.learning_rates = {"flow": learning_rate}
@@ -88,6 +96,8 @@ class FlowSftTrainer:
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on batch `index`."""
         batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
+        if self.elaborate is not None:
+            batch = batch._replace(captions=self.elaborate(batch.captions, index), taught=batch.captions)
         self.module["flow"].train()  # the text encoders stay in evaluation: their dropout would draw from global chance
         losses: Counter[str] = Counter()
         for part, reader in self._parts(batch):
@@ -129,7 +139,8 @@ class FlowSftTrainer:
                 draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index))
                 guidance = low + (high - low) * draw
                 with torch.no_grad():
-                    teach = guided_velocity(self.teacher, batch.captions, scale=guidance, size=self.size)
+                    captions = batch.captions if batch.taught is None else batch.taught
+                    teach = guided_velocity(self.teacher, captions, scale=guidance, size=self.size, weaker=self.weaker)
                     target = teach(batch.x, batch.sigma)
             condition = reader.encode(batch.captions)
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
@@ -188,14 +199,29 @@ class FlowSftTrainer:
         self.ema.load_state_dict(state["ema"])
 
 
-def guided_velocity(backbone: FlowBackbone, texts: Sequence[str], *, scale: float | Tensor, size: Size) -> Velocity:
-    """Classifier-free guidance, v(empty) + scale (v(text) - v(empty)): Ho & Salimans 2022, arXiv 2207.12598."""
+def guided_velocity(
+    backbone: FlowBackbone,
+    texts: Sequence[str],
+    *,
+    scale: float | Tensor,
+    size: Size,
+    weaker: FlowBackbone | None = None,
+) -> Velocity:
+    """Classifier-free guidance, v(text) + (scale - 1) (v(text) - v(empty)): Ho & Salimans 2022, arXiv 2207.12598.
+
+    With a weaker model half of it leads away from that one's answers instead: Karras et al. 2024, arXiv 2406.02507.
+    """
     condition = backbone.encode([*texts, *[""] * len(texts)])
+    weakly = None if weaker is None else weaker.encode(texts)
     weight = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         both = backbone.velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), condition, guidance=1.0, size=size)
         with_text, without = both.chunk(2)
-        return without + weight * (with_text - without)
+        direction = with_text - without
+        if weaker is not None and weakly is not None:
+            weak = weaker.velocity(x, sigma, weakly, guidance=1.0, size=size)
+            direction = (direction + with_text - weak) / 2
+        return with_text + (weight - 1) * direction
 
     return velocity

@@ -7,7 +7,7 @@ which no caption holds lies near its relatives. The heads that compare are throw
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,19 @@ from realgen.train.optimizers import MuonAdamW
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.scaffold import save_pipeline
+
+
+class Teacher(Protocol):
+    """What gives texts a meaning."""
+
+    @property
+    def width(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (B, width)."""
+        ...
 
 
 class SentenceTeacher:
@@ -55,7 +68,7 @@ class TextDistiller:
     def __init__(
         self,
         pipeline: FluxPipeline,
-        teacher: SentenceTeacher,
+        teacher: Teacher,
         texts: Sequence[str],
         held_out: Sequence[str],
         *,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from realgen.generators.flux import FluxBackbone
+    from realgen.train.elaborations import Elaborations
     from realgen.train.flow_sft import FlowSftTrainer
     from realgen.train.representation import RepresentationAlignment
 
@@ -27,11 +29,13 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
 
     pipeline = _open_flux(recipe)
     backbone = FluxBackbone(pipeline, max_text_tokens=recipe.max_text_tokens)
-    teacher = short_reader = None
+    teacher = weaker = short_reader = None
     if recipe.short_text_tokens:
         short_reader = FluxBackbone(pipeline, max_text_tokens=recipe.short_text_tokens)
     if recipe.distil_guidance is not None:
         teacher = FluxBackbone(_open_flux(recipe), max_text_tokens=recipe.max_text_tokens)
+    if recipe.weaker is not None:
+        weaker = FluxBackbone(load_flux(recipe.weaker, recipe.machine), max_text_tokens=recipe.max_text_tokens)
     see, alignment = _representation(pipeline.transformer, recipe)
     data, held_out = (
         FlowData(
@@ -66,7 +70,23 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         alignment=alignment,
         preview_prompts=recipe.preview_prompts,
         teacher=teacher,
+        weaker=weaker,
+        elaborate=_elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+    )
+
+
+def _elaborate(recipe: FlowSftRecipe, backbone: "FluxBackbone") -> "Elaborations | None":
+    """What makes captions longer, as long as the model reads them whole."""
+    from realgen.train.elaborations import Elaborations, read_clauses
+
+    if not recipe.elaborations:
+        return None
+    return Elaborations(
+        read_clauses(recipe.elaborations),
+        share=recipe.elaborated,
+        fits=lambda text: backbone.num_text_tokens(text) <= recipe.max_text_tokens,
+        seed=recipe.seed,
     )
 
 

@@ -17,6 +17,7 @@ from realgen.core.training_recipes import (
     FlowSftRecipe,
     TextDistillationRecipe,
     TrainRecipe,
+    UnseenWordsRecipe,
 )
 from realgen.hub import plugs
 from realgen.hub.plugs import use_threads
@@ -274,6 +275,31 @@ def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
     )
 
 
+def _unseen_words_trainer(recipe: UnseenWordsRecipe, _: Path) -> "Trainer":
+    import torch
+
+    from realgen.train import unseen_words
+    from realgen.train.captions import text_corpus
+    from realgen.train.text_distillation import SentenceTeacher
+
+    photographs = read_split(recipe, "train")
+    captions = list(text_corpus(photographs, (), seed=recipe.seed, rounds=3))
+    words = unseen_words.without_known(unseen_words.read_words(recipe.words), captions)
+    meanings = unseen_words.nearest_subjects(
+        SentenceTeacher(recipe.teacher), words, unseen_words.subjects_of(photographs), least=recipe.least_cosine
+    )
+    return unseen_words.UnseenWordsTrainer(
+        load_flux(recipe.model, recipe.machine),
+        meanings,
+        captions,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        export_dtype=getattr(torch, recipe.export_dtype),
+    )
+
+
 _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     AutoencoderRecipe: _autoencoder_trainer,
     DecoderRecipe: _decoder_trainer,
@@ -281,5 +307,6 @@ _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     ClassifierRecipe: _classifier_trainer,
     DetectorRecipe: _detector_trainer,
     AlignmentRecipe: _alignment_trainer,
+    UnseenWordsRecipe: _unseen_words_trainer,
     FlowSftRecipe: flow_sft.build_trainer,
 }
