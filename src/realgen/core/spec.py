@@ -5,7 +5,7 @@ The docstring under a field is its help, wherever the field is shown.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Spec(BaseModel):
@@ -121,7 +121,7 @@ class Scored(Spec):
     """A recipe whose images are scored."""
 
     scorers: dict[str, Plug] = Field(default_factory=dict)
-    """What looks at the images, by the names that tables and the reward use."""
+    """What looks at the images, by the names that tables and the reward use; null is none."""
 
     reward: RewardSpec | None = None
     """What `--best-of` and training prefer."""
@@ -134,6 +134,11 @@ class Scored(Spec):
         together = {name for ensemble in self.reward.ensembles.values() for name in ensemble.scorers}
         alone = {name for name in self.reward.weights if name not in self.reward.ensembles}
         return together | alone | set(self.reward.constraints)
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @model_validator(mode="after")
     def _reward_names_scorers(self) -> Self:

@@ -214,7 +214,7 @@ class FakesSpec(Spec):
     steps: int = Field(default=20, ge=1)
     """Denoiser evaluations a picture."""
 
-    guidance: float = Field(default=3.0, ge=0)
+    guidance: float = Field(default=2.0, ge=0)
     """How closely the caption is followed."""
 
 
