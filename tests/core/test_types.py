@@ -45,7 +45,7 @@ DEFAULTS = {
     Choice: {},
     Sample: {"note": "", "scores": {}, "choice": None},
     Metric: {"unscored": 0},
-    ScorerInfo: {},
+    ScorerInfo: {"caution": ""},
     Verdict: {},
     Origin: {"prompt": None, "text": None},
 }
