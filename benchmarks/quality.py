@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import ResNetForImageClassification
 
 import realgen
+from realgen import pipeline
 from realgen.core.protocols import Generator, PromptOptimizer
-from realgen.core.types import Progress
+from realgen.core.types import Progress, Request
 from realgen.formulas import stats
 from realgen.train.classifier import prepare
 from realgen.train.photographs import Photograph, read_photographs
@@ -94,9 +95,9 @@ class Drawer:
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """One picture a prompt."""
-        texts = list(prompts)
-        if self.optimizer is not None:
-            texts = [rewrite.text for rewrite in self.optimizer(texts, seeds=seeds)]
+        requests = [Request(prompt=prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        rewrites = pipeline.rewrite(requests, self.generator, optimizer=self.optimizer)
+        texts = [rewrite.text for rewrite in rewrites]
         return [item for item in self.generator(texts, seeds=seeds) if not isinstance(item, Progress)]
 
 
