@@ -31,7 +31,8 @@ def test_every_caption_begins_as_it_was_and_an_empty_one_stays_empty():
     assert found[1] == ""
     assert found[2].startswith("two dogs, ")
     assert found == elaborations()(["a cat.", "", "two dogs"], 3)
-    assert found != elaborations(seed=1)(["a cat.", "", "two dogs"], 3) or found != elaborations()(["a cat."] * 3, 4)
+    assert found != elaborations(seed=1)(["a cat.", "", "two dogs"], 3)
+    assert found != elaborations()(["a cat.", "", "two dogs"], 4)
 
 
 def test_about_the_share_of_captions_is_longer_and_none_too_long():
