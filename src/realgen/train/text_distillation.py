@@ -7,7 +7,7 @@ which no caption holds lies near its relatives. The heads that compare are throw
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -156,9 +156,18 @@ def with_words(texts: Sequence[str], words: Sequence[str], *, seed: int) -> list
     return [joined[int(index)] for index in rng.permutation(len(joined))]
 
 
-def tokenize(pipeline: FluxPipeline, texts: Sequence[str], *, length: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids as FluxPipeline makes them: CLIP's (B, 77), T5's (B, length), and a mask of T5's real tokens (B, length)."""
-    clip = pipeline.tokenizer(list(texts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+def tokenize(
+    pipeline: FluxPipeline,
+    texts: Sequence[str],
+    *,
+    length: int = 64,
+    clip_padding: Literal["max_length", "longest"] = "max_length",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids as FluxPipeline makes them: CLIP's (B, 77), T5's (B, length), and a mask of T5's real tokens (B, length).
+
+    CLIP's attention is causal, so its ids may as well end with the longest text's: the pooled state is the same.
+    """
+    clip = pipeline.tokenizer(list(texts), padding=clip_padding, max_length=77, truncation=True, return_tensors="pt")
     t5 = pipeline.tokenizer_2(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )

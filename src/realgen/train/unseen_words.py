@@ -23,7 +23,7 @@ from realgen.train.photographs import Photograph
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.scaffold import save_pipeline
-from realgen.train.text_distillation import Teacher
+from realgen.train.text_distillation import Teacher, tokenize
 from realgen.train.vocabulary import vocabulary, with_article
 
 ADAM_NAMES = ("*embed*", "*relative*")
@@ -189,12 +189,9 @@ class UnseenWordsTrainer:
         return self.former["clip"](clip_ids).pooler_output.float(), self.former["t5"](t5_ids)[0].float()
 
     def _tokens(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-        """Ids for CLIP, as long as the longest, which its causal attention allows; and for T5, padded to `length`."""
-        clip = self.pipeline.tokenizer(list(texts), padding=True, max_length=77, truncation=True, return_tensors="pt")
-        t5 = self.pipeline.tokenizer_2(
-            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return clip.input_ids, t5.input_ids
+        """Ids for CLIP, as long as the longest, and for T5, padded to `length`."""
+        clip, t5, _ = tokenize(self.pipeline, texts, length=length, clip_padding="longest")
+        return clip, t5
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
