@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.core import config
-from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.train.world import World
 from realgen.wiring import grpo
 from resume import random_recipe

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from realgen.core.grpo_recipe import FlowGrpoRecipe, Lora, Window
 from realgen.core.spec import Machine, Plug, RewardSpec
-from realgen.core.training_recipes import FlowGrpoRecipe, Lora, Window
 from realgen.core.types import Score
 from realgen.train.evaluation import Evaluation
 from realgen.train.geometry import Geometry

@@ -105,15 +105,22 @@ def test_seed_text_guidance_and_steps_all_matter(random_flux):
 def test_a_repeated_text_is_encoded_once(random_flux, monkeypatch):
     backbone = build(random_flux).backbone
     calls = []
-    original = backbone.pipeline.encode_prompt
-    monkeypatch.setattr(
-        backbone.pipeline, "encode_prompt", lambda **kwargs: calls.append(kwargs["prompt"]) or original(**kwargs)
-    )
+    original = backbone.tokenize
+    monkeypatch.setattr(backbone, "tokenize", lambda texts: calls.append(texts) or original(texts))
     first = backbone.encode(["a", "b", "a"])
     second = backbone.encode(["b"])
     assert calls == [["a", "b"]]
     assert torch.equal(first.embeds[1], second.embeds[0])
     assert torch.equal(first.embeds[0], first.embeds[2])
+
+
+def test_tokens_are_encoded_as_their_texts(random_flux):
+    backbone, texts = build(random_flux).backbone, ["a", "a longer text than the other"]
+    for ours, theirs in zip(backbone.encode(backbone.tokenize(texts)), backbone.encode(texts), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+        assert not ours.requires_grad
+    backbone.pipeline.text_encoder_2.requires_grad_(True)
+    assert backbone.encode(backbone.tokenize(texts)).embeds.requires_grad
 
 
 def test_the_layers_of_the_published_lora():
@@ -126,7 +133,7 @@ def test_remembered_texts_outlive_many_others(random_flux, monkeypatch):
     backbone = build(random_flux).backbone
     backbone.remember(["a", "b"])
     backbone.encode([str(number) for number in range(300)])
-    monkeypatch.setattr(backbone.pipeline, "encode_prompt", None)
+    monkeypatch.setattr(backbone, "tokenize", None)
     assert backbone.encode(["b", "a"]).embeds.shape == (2, 32, 8)
 
 

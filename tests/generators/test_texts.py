@@ -25,7 +25,7 @@ class Case:
 
     def __init__(self, **kwargs):
         self.encoder, self.asked = Encoder(**kwargs), []
-        self.texts = Texts(self.encode, [self.encoder], device=lambda: torch.device("cpu", 0))
+        self.texts = Texts(self.encode, [self.encoder], device=lambda: torch.device("cpu", 0), at_once=8)
 
     def encode(self, texts):
         self.asked.append(list(texts))

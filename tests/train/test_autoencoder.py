@@ -6,7 +6,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder, reconstruction_quality
-from realgen.train.photographs import Photograph
+from realgen.train.linear_start import start_linear
+from realgen.train.photographs import Photograph, to_tensor
 
 
 def photographs(count=4, size=32):
@@ -22,6 +23,7 @@ def photographs(count=4, size=32):
 def trainer_of(steps=6):
     torch.manual_seed(0)
     model = build_autoencoder(widths=(16, 32, 32), latent_channels=4, groups=4, size=32)
+    start_linear(model, to_tensor([photograph.pixels for photograph in photographs()]))
     return AutoencoderTrainer(
         model,
         photographs(),

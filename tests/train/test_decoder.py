@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from realgen.core import config
 from realgen.core.errors import ConfigError, DataError, ModelError
-from realgen.train.autoencoder import build_autoencoder, reconstruction_quality
-from realgen.train.decoder import DecoderTrainer, Windows, of_one_size, open_autoencoder, rise
+from realgen.train.autoencoder import build_autoencoder, open_autoencoder, reconstruction_quality
+from realgen.train.decoder import DecoderTrainer, Windows, of_one_size, rise
 from realgen.train.discriminator import PatchDiscriminator, decoder_loss
 from realgen.train.photographs import Photograph
 from realgen.wiring import training
@@ -87,7 +87,7 @@ def gradients(trainer):
 
 
 def test_the_decoder_alone_is_open_to_training(folder):
-    model = open_autoencoder(folder)
+    model = trainer_of(folder).model
     trains = {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trains == {"decoder"}
     assert all(parameter.requires_grad for parameter in model.decoder.parameters())
@@ -187,6 +187,13 @@ def test_windows_that_cannot_be_are_refused():
         Windows(photographs(height=30), Averages(), crop=16, seed=0)
 
 
+def test_given_latents_are_not_encoded():
+    model, given = Averages(), torch.randn(4, 4, 8, 8)
+    latents, _ = Windows(photographs(), model, crop=16, seed=0, latents=given).draw(0, count=30)
+    assert model.num_encoded == 0
+    assert {float(value) for value in latents.flatten()} <= {float(value) for value in given.flatten()}
+
+
 def test_photographs_of_the_commonest_size_are_kept():
     mixed = [*photographs(1, size=48), *photographs(3), *photographs(2, size=16)]
     assert [photograph.pixels.shape for photograph in of_one_size(mixed)] == [(SIZE, SIZE, 3)] * 3
@@ -234,6 +241,27 @@ def test_before_the_rise_the_gradient_is_that_of_the_pixel_loss(folder, options,
     assert metrics["mse"] == error.square().mean().item()
     assert metrics["adaptive_weight"] == 0
     assert all(torch.equal(value, gradients(trainer)[name]) for name, value in gradients(plain).items())
+
+
+def test_what_was_drawn_keeps_its_coarse_colours_and_answers_to_the_discriminator(folder, monkeypatch):
+    """Without the adversarial part, the gradients of pixel loss + |mean of 4x4 (y - before)|; all of it is fake."""
+    trainer, plain = (trainer_of(folder, adversarial_weight=0.0) for _ in range(2))
+    trainer.drawn = Windows(photographs(3), plain.model, crop=16, seed=1, latents=torch.randn(3, 4, 8, 8))
+    (latents, pixels), (drawn, before) = trainer.windows.draw(0, count=2), trainer.drawn.draw(0, count=2)
+    both = torch.cat([latents, drawn])
+    metrics = trainer.backward(decode(trainer, both), pixels, before, share=1.0)
+    decoded = decode(plain, both)
+    error, coarse = decoded[:2] - pixels, F.avg_pool2d(decoded[2:] - before, 4).abs().mean()
+    (error.abs().mean() + 2 * error.square().mean() + coarse).backward()
+    assert metrics["coarse_l1"] == pytest.approx(coarse.item())
+    for name, value in gradients(plain).items():
+        torch.testing.assert_close(gradients(trainer)[name], value)
+    seen = []
+    monkeypatch.setattr(
+        trainer, "discriminate", lambda pixels, decoded: seen.append((len(pixels), len(decoded))) or 0.0
+    )
+    assert trainer.step(0)["coarse_l1"] > 0
+    assert seen == [(2, 4)]
 
 
 def test_the_discriminator_learns_from_the_first_step(folder):

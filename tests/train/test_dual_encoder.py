@@ -265,7 +265,7 @@ def test_the_exported_folder_s_scorer_gives_the_trainer_s_own_cosines(tokenizer,
 def test_patches_are_what_the_image_tower_reads_before_its_last_layer(tokenizer, tmp_path):
     model = small_clip(tokenizer)
     model.save_pretrained(tmp_path)
-    encode, width = patch_encoder(tmp_path)
+    encode, width = patch_encoder(tmp_path, device=torch.device("cpu"))
     image = Image.fromarray(photographs(1, side=48)[0].pixels)
     found = encode([image, image.resize((SIDE, SIDE))])
     assert found.shape == (2, (SIDE // 8) ** 2, width)

@@ -123,7 +123,7 @@ def test_the_shorter_texts_of_a_batch_are_read_with_less_padding(random_flux, da
 def test_halves_give_the_gradient_of_the_whole(random_flux, data):
     whole, halved = trainer_of(random_flux, data, batch=5), trainer_of(random_flux, data, batch=5)
     halved.short_reader = FluxBackbone(halved.backbone.pipeline, max_text_tokens=32)
-    losses = [trainer.step(0) for trainer in (whole, halved)]
+    losses = [{name: float(value) for name, value in trainer.step(0).items()} for trainer in (whole, halved)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
@@ -245,3 +245,18 @@ def test_what_is_made_longer_is_read_by_who_learns_and_not_by_the_teacher(random
     trainer.step(7)
     assert all(text.endswith(" 7") for text in read["learner"])
     assert sorted(read["learner"]) == sorted(f"{text} 7" for text in read["teacher"] if text)
+
+
+@pytest.mark.parametrize("distils", [False, True])
+def test_tokens_made_ahead_teach_what_their_texts_do(random_flux, data, distils):
+    found = []
+    for ahead in (False, True):
+        backbone = backbone_of(random_flux)
+        options = {"teacher": backbone_of(random_flux, trains=False)} if distils else {}
+        if distils:
+            options["elaborate"] = lambda captions, index: [f"{caption} {index}" for caption in captions]
+        if ahead:
+            options |= {"tokenize": backbone.tokenize, "loaders": 2}
+        trainer = trainer_of(random_flux, data, backbone=backbone, text_learning_rate=0.0, **options)
+        found.append([float(trainer.step(index)["loss"]) for index in range(3)])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

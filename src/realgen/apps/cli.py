@@ -28,8 +28,9 @@ from realgen.apps._score import score
 from realgen.apps._serve import serve
 from realgen.core import config
 from realgen.core.errors import ConfigError, InputError, RealGenError
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.recipes import GenerateRecipe, Recipe
-from realgen.core.training_recipes import FlowGrpoRecipe, TrainRecipe
+from realgen.core.training_recipes import TrainRecipe
 from realgen.core.types import Request, Rewrite
 
 app = typer.Typer(

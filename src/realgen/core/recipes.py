@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.spec import Machine, Plug, Scored
 from realgen.core.training_recipes import (
     AlignmentRecipe,
@@ -9,7 +10,6 @@ from realgen.core.training_recipes import (
     ClassifierRecipe,
     DecoderRecipe,
     DetectorRecipe,
-    FlowGrpoRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
     UnseenWordsRecipe,

@@ -54,6 +54,9 @@ class Machine(Spec):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None leaves torch's own choice."""
 
+    loaders: int = Field(default=0, ge=0)
+    """Processes that prepare training batches ahead; 0: the step prepares its own, which a CPU needs not."""
+
     processes: int | None = Field(default=None, ge=1)
     """Processes that torchrun must have started; None takes as many as there are."""
 

@@ -29,11 +29,13 @@ class PackedBackbone(ABC):
 
     lora_targets: tuple[str, ...]
 
-    def __init__(self, pipeline: Any, *, text_encoders: Sequence[nn.Module], max_text_tokens: int) -> None:
+    def __init__(
+        self, pipeline: Any, *, text_encoders: Sequence[nn.Module], max_text_tokens: int, texts_at_once: int = 8
+    ) -> None:
         self.pipeline = pipeline
         self.max_text_tokens = max_text_tokens
         self.module: nn.Module = pipeline.transformer
-        self._texts = Texts(self._states, text_encoders, device=lambda: self._device)
+        self._texts = Texts(self._states, text_encoders, device=lambda: self._device, at_once=texts_at_once)
 
     @property
     def idle_layers(self) -> tuple[str, ...]:
@@ -77,9 +79,13 @@ class PackedBackbone(ABC):
     def decode(self, x: Tensor, size: Size) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1], float32."""
         vae = self.pipeline.vae
-        latents = self._unpacked(x, size) / vae.config.scaling_factor + vae.config.shift_factor
-        pixels: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        pixels: Tensor = vae.decode(self.decoder_input(x, size).to(vae.dtype), return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def decoder_input(self, x: Tensor, size: Size) -> Tensor:
+        """Packed latents as the autoencoder's decoder reads them (B, channels, H/8, W/8)."""
+        config = self.pipeline.vae.config
+        return self._unpacked(x, size) / config.scaling_factor + config.shift_factor
 
     @property
     def _channels(self) -> int:

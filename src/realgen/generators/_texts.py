@@ -8,7 +8,6 @@ from torch import Tensor, nn
 States = tuple[Tensor, ...]
 """What the text encoders make of one text, without a batch axis."""
 
-_AT_ONCE = 8
 _RECENT_TEXTS = 256
 
 
@@ -24,15 +23,16 @@ class Texts:
         encoders: Sequence[nn.Module],
         *,
         device: Callable[[], torch.device],
+        at_once: int,
     ) -> None:
-        self._encode, self._encoders, self._device = encode, encoders, device
+        self._encode, self._encoders, self._device, self._at_once = encode, encoders, device, at_once
         self._kept: dict[str, States] = {}
         self._recent: dict[str, States] = {}
         self._are_away = False
 
     def __call__(self, texts: Sequence[str]) -> list[States]:
         """The states of each text, in order, on the device."""
-        if self._are_trained:
+        if self.are_trained:
             self._kept, self._recent = {}, {}  # of weights that will be gone
             return list(self._encode(list(texts)))
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
@@ -41,7 +41,7 @@ class Texts:
         if missing := [text for text in new if text not in self._recent]:
             were_away = self._are_away
             self._bring_back()
-            for chunk in _chunks(missing):
+            for chunk in self._chunks(missing):
                 self._recent.update(self._computed(chunk))
             if were_away:
                 self._send_away()
@@ -52,18 +52,19 @@ class Texts:
 
         A text that is new afterwards brings them back for as long as its encoding takes.
         """
-        if self._are_trained:
+        if self.are_trained:
             raise ValueError("texts cannot be remembered while their encoders are being trained")
         if missing := [text for text in dict.fromkeys(texts) if text not in self._kept]:
             self._bring_back()
-            for chunk in _chunks(missing):
+            for chunk in self._chunks(missing):
                 computed = self._computed(chunk)
                 self._kept |= {text: tuple(part.cpu() for part in states) for text, states in computed.items()}
         self._recent.clear()
         self._send_away()
 
     @property
-    def _are_trained(self) -> bool:
+    def are_trained(self) -> bool:
+        """Whether an encoder is being trained."""
         return any(parameter.requires_grad for encoder in self._encoders for parameter in encoder.parameters())
 
     def _computed(self, texts: list[str]) -> dict[str, States]:
@@ -90,6 +91,5 @@ class Texts:
                 encoder.to("cpu")
         self._are_away = True
 
-
-def _chunks(texts: list[str]) -> Iterable[list[str]]:
-    return (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
+    def _chunks(self, texts: list[str]) -> Iterable[list[str]]:
+        return (texts[start : start + self._at_once] for start in range(0, len(texts), self._at_once))

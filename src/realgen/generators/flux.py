@@ -42,6 +42,15 @@ class Options(Spec):
     """Strength of the LoRA."""
 
 
+class Tokens(NamedTuple):
+    """A batch of texts as ids, on the CPU until they are encoded."""
+
+    clip: Tensor
+    """CLIP's (B, 77)."""
+    t5: Tensor
+    """T5's, padded to one length (B, tokens)."""
+
+
 class Condition(NamedTuple):
     """What FLUX.1 reads of a batch of texts."""
 
@@ -72,24 +81,44 @@ class FluxBackbone(PackedBackbone):
 
     lora_targets = (*JOINT_ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
-    def __init__(self, pipeline: FluxPipeline, *, max_text_tokens: int) -> None:
+    def __init__(self, pipeline: FluxPipeline, *, max_text_tokens: int, texts_at_once: int = 8) -> None:
         encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
-        super().__init__(pipeline, text_encoders=encoders, max_text_tokens=max_text_tokens)
+        super().__init__(pipeline, text_encoders=encoders, max_text_tokens=max_text_tokens, texts_at_once=texts_at_once)
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
         return len(self.pipeline.tokenizer_2(text, truncation=False).input_ids)
 
-    def encode(self, texts: Sequence[str]) -> Condition:
-        """T5 and CLIP states; a text seen before is not computed again, unless the text encoders are being trained."""
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """What both text encoders read, cut at their lengths."""
+        clip, t5 = (
+            tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            for tokenizer, length in (
+                (self.pipeline.tokenizer, self.pipeline.tokenizer_max_length),
+                (self.pipeline.tokenizer_2, self.max_text_tokens),
+            )
+        )
+        return Tokens(clip.input_ids, t5.input_ids)
+
+    def encode(self, texts: Sequence[str] | Tokens) -> Condition:
+        """T5 and CLIP states.
+
+        A text seen before is not computed again, unless the text encoders are being trained; tokens always are.
+        """
+        if isinstance(texts, Tokens):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._texts.are_trained):
+                return self._encoded(texts)
         embeds, pooled = zip(*self._texts(texts), strict=True)
         return Condition(torch.stack(embeds), torch.stack(pooled))
 
     def _states(self, texts: list[str]) -> Iterable[States]:
-        embeds, pooled, _ = self.pipeline.encode_prompt(
-            prompt=texts, prompt_2=None, max_sequence_length=self.max_text_tokens
-        )
-        return zip(embeds, pooled, strict=True)
+        return zip(*self._encoded(self.tokenize(texts)), strict=True)
+
+    def _encoded(self, tokens: Tokens) -> Condition:
+        pipeline, device = self.pipeline, self._device
+        states = pipeline.text_encoder_2(tokens.t5.to(device))[0]
+        pooled = pipeline.text_encoder(tokens.clip.to(device)).pooler_output
+        return Condition(states.to(pipeline.text_encoder_2.dtype), pooled.to(pipeline.text_encoder.dtype))
 
     def velocity(
         self, x: Tensor, sigma: Tensor, condition: Condition, *, guidance: float | Tensor, size: Size

@@ -4,16 +4,19 @@ It minimises the pixel error with a very small KL term, and so draws softly: `tr
 later, behind the encoder as it stands. Knows nothing of prompts or of the flow.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
+from realgen.core.errors import ModelError
 from realgen.formulas.pixels import to_images
-from realgen.train.linear_start import start_linear
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, random_crops, to_tensor
 from realgen.train.precision import computing_in
@@ -37,6 +40,24 @@ def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: in
     )
 
 
+def open_autoencoder(folder: Path) -> AutoencoderKL:
+    """The autoencoder in `folder`, or in its `vae` where that is a pipeline's: float32, frozen."""
+    root = folder / "vae" if (folder / "vae").is_dir() else folder
+    try:
+        name = json.loads((root / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        if name != "AutoencoderKL":
+            raise ModelError(f"{root} holds a {name}, not an AutoencoderKL", hint="give model=FOLDER of one")
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(root, dtype=torch.float32)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"cannot open the autoencoder in {root}: {reason}",
+            hint="give model=FOLDER of a FLUX.1 pipeline or of an AutoencoderKL",
+        ) from error
+    model.register_to_config(_name_or_path="")  # what is exported does not say where this one lay
+    return model.requires_grad_(False)
+
+
 class ReconstructionTrainer(SingleModelTrainer):
     """What is measured and shown of an autoencoder in training: held-out photographs through its average."""
 
@@ -51,7 +72,7 @@ class ReconstructionTrainer(SingleModelTrainer):
     def evaluate(self) -> Mapping[str, float]:
         """PSNR in dB and the gradient energy over the photographs' own, of the average on held-out photographs."""
         self.ema.swap(self.model)
-        psnr, sharpness = reconstruction_quality(self.model, self.held_out)
+        psnr, sharpness = reconstruction_quality(self.model, self.held_out, device=self.device)
         self.ema.swap(self.model)
         return {"psnr": psnr, "gradient_energy": sharpness}
 
@@ -59,7 +80,7 @@ class ReconstructionTrainer(SingleModelTrainer):
     def preview(self) -> list[Image.Image]:
         """Eight held-out photographs, and below them what the average makes of them."""
         self.ema.swap(self.model)
-        pixels = to_tensor([photograph.pixels for photograph in self.held_out[:8]])
+        pixels = to_tensor([photograph.pixels for photograph in self.held_out[:8]]).to(self.device)
         decoded = self.model.decode(self.model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
         self.ema.swap(self.model)
         return to_images(torch.cat([pixels, decoded]) / 2 + 0.5)
@@ -85,7 +106,6 @@ class AutoencoderTrainer(ReconstructionTrainer):
         self.photographs = photographs
         self.steps, self.batch, self.crop = steps, batch, crop
         self.learning_rate, self.kl_weight, self.seed = learning_rate, kl_weight, seed
-        start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(seed)))
         self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
         super().__init__(model, self.optimizer, held_out, ema_decay=ema_decay)
 
@@ -93,11 +113,11 @@ class AutoencoderTrainer(ReconstructionTrainer):
         """One optimiser step on crops that depend on (seed, index) alone."""
         crops = random_crops(
             self.photographs, count=self.batch, size=self.crop, rng=np.random.default_rng((self.seed, index))
-        )
+        ).to(self.device)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             posterior = self.model.encode(crops).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
             decoded = self.model.decode(posterior.mean + posterior.std * noise).sample
         error = decoded.float() - crops
         absolute, squared = error.abs().mean(), error.square().mean()
@@ -110,17 +130,19 @@ class AutoencoderTrainer(ReconstructionTrainer):
         return {"l1": absolute.item(), "mse": squared.item(), "kl": kl.item()}
 
 
-def reconstruction_quality(model: AutoencoderKL, photographs: Sequence[Photograph]) -> tuple[float, float]:
+def reconstruction_quality(
+    model: AutoencoderKL, photographs: Sequence[Photograph], *, device: torch.device | None = None
+) -> tuple[float, float]:
     """Mean PSNR in dB, and mean gradient energy of the reconstructions over that of the photographs (1 = as sharp)."""
     psnr: list[float] = []
     energy = torch.zeros(2)
     for start in range(0, len(photographs), 32):
-        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 32]])
+        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 32]]).to(device)
         with torch.no_grad():
             decoded = model.decode(model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
         mse = ((decoded - pixels) / 2).square().mean((1, 2, 3))
         psnr += (-10 * mse.log10()).tolist()
-        energy += torch.stack([_gradient_energy(decoded), _gradient_energy(pixels)])
+        energy += torch.stack([_gradient_energy(decoded), _gradient_energy(pixels)]).cpu()
     return float(np.mean(psnr)), float(energy[0] / energy[1])
 
 

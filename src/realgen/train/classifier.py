@@ -78,9 +78,9 @@ class ClassifierTrainer(SingleModelTrainer):
         rng = np.random.default_rng((self.seed, index))
         chosen = torch.from_numpy(rng.choice(len(self.labels), size=self.batch, p=self._chance))
         self.model.train()
-        with computing_in(self.dtype):
-            logits = self.model(augment(self.pixels[chosen], rng)).logits
-        loss = F.cross_entropy(logits.float(), self.labels[chosen], label_smoothing=0.1)
+        with computing_in(self.dtype, self.device):
+            logits = self.model(augment(self.pixels[chosen], rng).to(self.device)).logits
+        loss = F.cross_entropy(logits.float(), self.labels[chosen].to(self.device), label_smoothing=0.1)
         loss.backward()
         self.optimizer.step(
             self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=min(100, self.steps // 4))
@@ -94,7 +94,7 @@ class ClassifierTrainer(SingleModelTrainer):
         self.ema.swap(self.model)
         self.model.eval()
         pixels, labels = self.held_out
-        found = torch.cat([self.model(chunk).logits.argmax(1) for chunk in pixels.split(128)])
+        found = torch.cat([self.model(chunk.to(self.device)).logits.argmax(1).cpu() for chunk in pixels.split(128)])
         self.ema.swap(self.model)
         return {"accuracy": float((found == labels).float().mean())}
 

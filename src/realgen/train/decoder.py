@@ -2,13 +2,15 @@
 
     loss = |y - x| + 2 (y - x)^2 + w(step) a L(D(y)),    a = |d pixel loss / d last| / |d L / d last|
 
+Over pictures that the flow drew there is no photograph to be like: there the pixel loss asks only that patches of 4x4
+pixels keep the mean they had, and the discriminator asks for the rest.
+
 `last` is the kernel of the decoder's last convolution, and w is zero while the discriminator warms up. The latents are
 what the flow learned, so the encoder reads every photograph once, at the start. Knows nothing of prompts or of the
 flow.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.autograd import grad
+from torch.nn import functional as F
 
-from realgen.core.errors import ConfigError, DataError, ModelError
+from realgen.core.errors import ConfigError, DataError
 from realgen.train.autoencoder import ReconstructionTrainer
 from realgen.train.discriminator import PatchDiscriminator, adaptive_weight, decoder_loss, discriminator_loss
 from realgen.train.flow_data import cached
@@ -29,26 +31,6 @@ from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
-
-
-def open_autoencoder(folder: Path) -> AutoencoderKL:
-    """The autoencoder in `folder`, or in its `vae` where that is a pipeline's: float32, the decoder alone to train."""
-    root = folder / "vae" if (folder / "vae").is_dir() else folder
-    try:
-        name = json.loads((root / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        if name != "AutoencoderKL":
-            raise ModelError(f"{root} holds a {name}, not an AutoencoderKL", hint="give model=FOLDER of one")
-        model: AutoencoderKL = AutoencoderKL.from_pretrained(root, dtype=torch.float32)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(
-            f"cannot open the autoencoder in {root}: {reason}",
-            hint="give model=FOLDER of a FLUX.1 pipeline or of an AutoencoderKL",
-        ) from error
-    model.register_to_config(_name_or_path="")  # what is exported does not say where this one lay
-    model.requires_grad_(False)
-    model.decoder.requires_grad_(True)
-    return model
 
 
 def of_one_size(photographs: Sequence[Photograph]) -> list[Photograph]:
@@ -67,7 +49,7 @@ class Pairs(NamedTuple):
 
 
 class Windows:
-    """Photographs of one size with the latents of the whole of each, held in memory."""
+    """Photographs of one size with the latents of the whole of each, the encoder's or given, held in memory."""
 
     def __init__(
         self,
@@ -77,6 +59,7 @@ class Windows:
         crop: int,
         seed: int,
         cache: Path | None = None,
+        latents: Tensor | None = None,
     ) -> None:
         self.photographs, self.crop, self.seed = photographs, crop, seed
         self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
@@ -91,7 +74,9 @@ class Windows:
                 f"photographs of {width}x{height} have no windows of {crop} on a grid of {self.factor}",
                 hint="a smaller crop, or photographs whose sides are multiples of the autoencoder's factor",
             )
-        self.latents = cached(cache, _key(photographs, model), lambda: _encode_all(photographs, model))
+        if latents is None:
+            latents = cached(cache, _key(photographs, model), lambda: _encode_all(photographs, model))
+        self.latents = latents
         """(N, channels, H/factor, W/factor), bfloat16: the decoder computes in it."""
 
     def draw(self, index: int, *, count: int) -> Pairs:
@@ -127,8 +112,10 @@ class DecoderTrainer(ReconstructionTrainer):
         adversarial_weight: float,
         adversarial_warmup: int,
         ema_decay: float,
+        drawn: Windows | None = None,
     ) -> None:
-        self.windows, self.discriminator = windows, discriminator
+        self.windows, self.drawn, self.discriminator = windows, drawn, discriminator
+        model.requires_grad_(False).decoder.requires_grad_(True)
         self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
         self.adversarial_weight, self.adversarial_warmup = adversarial_weight, adversarial_warmup
         self.optimizer = MuonAdamW(model.named_parameters(), lr=learning_rate, weight_decay=1e-3)
@@ -140,22 +127,36 @@ class DecoderTrainer(ReconstructionTrainer):
 
     def step(self, index: int) -> Mapping[str, float]:
         """One step of the decoder, then one of the discriminator, on windows that depend on (seed, index) alone."""
-        latents, pixels = self.windows.draw(index, count=self.batch)
-        with computing_in(self.dtype):
+        latents, pixels = (part.to(self.device) for part in self.windows.draw(index, count=self.batch))
+        before = None
+        if self.drawn is not None:
+            drawn, before = (part.to(self.device) for part in self.drawn.draw(index, count=self.batch))
+            latents = torch.cat([latents, drawn])
+        with computing_in(self.dtype, self.device):
             decoded = self.model.decode(latents).sample.float()
-        metrics = self.backward(decoded, pixels, share=rise(index, warmup=self.adversarial_warmup))
+        metrics = self.backward(decoded, pixels, before, share=rise(index, warmup=self.adversarial_warmup))
         self.optimizer.clip(1.0)
         warmup = min(100, self.steps // 10)
         self.optimizer.step(self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=warmup, floor=0.02))
         self.ema.update(self.model)
         return {**metrics, "discriminator": self.discriminate(pixels, decoded.detach())}
 
-    def backward(self, decoded: Tensor, pixels: Tensor, *, share: float) -> dict[str, float]:
-        """The decoder's gradients, with `share` of the adversarial weight: at 0 those of the pixel loss alone."""
-        error = decoded - pixels
+    def backward(
+        self, decoded: Tensor, pixels: Tensor, before: Tensor | None = None, *, share: float
+    ) -> dict[str, float]:
+        """The decoder's gradients, with `share` of the adversarial weight: at 0 those of the pixel loss alone.
+
+        `decoded` begins with what was made of the photographs `pixels`; what follows was drawn, and looked as `before`.
+        """
+        error = decoded[: len(pixels)] - pixels
         absolute, squared = error.abs().mean(), error.square().mean()
-        (gradient,) = grad(absolute + 2 * squared, decoded)
+        loss = absolute + 2 * squared
         metrics = {"l1": absolute.item(), "mse": squared.item(), "adversarial": 0.0, "adaptive_weight": 0.0}
+        if before is not None:
+            coarse = F.avg_pool2d(decoded[len(pixels) :] - before, 4).abs().mean()
+            loss = loss + coarse
+            metrics["coarse_l1"] = coarse.item()
+        (gradient,) = grad(loss, decoded)
         if (weight := share * self.adversarial_weight) > 0:
             adversarial = decoder_loss(self._answers(decoded))
             (towards_real,) = grad(adversarial, decoded)
@@ -169,7 +170,7 @@ class DecoderTrainer(ReconstructionTrainer):
 
     def discriminate(self, pixels: Tensor, decoded: Tensor) -> float:
         """One optimiser step of the discriminator; returns its loss, which is 2 where it cannot tell."""
-        real, fake = self._answers(torch.cat([pixels, decoded])).chunk(2)
+        real, fake = self._answers(torch.cat([pixels, decoded])).split([len(pixels), len(decoded)])
         loss = discriminator_loss(real, fake)
         loss.backward()
         self.discriminator_optimizer.step()
@@ -177,7 +178,7 @@ class DecoderTrainer(ReconstructionTrainer):
         return float(loss.detach())
 
     def _answers(self, pixels: Tensor) -> Tensor:
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             answers: Tensor = self.discriminator(pixels)
         return answers.float()
 
@@ -190,14 +191,16 @@ def rise(step: int, *, warmup: int) -> float:
 def _key(photographs: Sequence[Photograph], model: AutoencoderKL) -> str:
     digest = hashlib.sha256("\n".join(photograph.file for photograph in photographs).encode())
     for value in model.encoder.state_dict().values():
-        digest.update(value.numpy().tobytes())
+        digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
 def _encode_all(photographs: Sequence[Photograph], model: AutoencoderKL) -> Tensor:
     chunks = []
     for start in range(0, len(photographs), 64):
-        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]])
+        pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]]).to(
+            next(model.encoder.parameters()).device
+        )
         with torch.no_grad():
-            chunks.append(model.encode(pixels).latent_dist.mean.to(torch.bfloat16))
+            chunks.append(model.encode(pixels).latent_dist.mean.to("cpu", torch.bfloat16))
     return torch.cat(chunks)

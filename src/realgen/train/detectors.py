@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from realgen.formulas.stats import auroc
+from realgen.train.ahead import Ahead
 from realgen.train.degradations import KINDS, degrade, random_degradation, recolour
 from realgen.train.networks import Network
 from realgen.train.precision import computing_in
@@ -54,6 +55,7 @@ class DetectorTrainer(SingleModelTrainer):
         learning_rate: float,
         ema_decay: float,
         seed: int,
+        loaders: int = 0,
     ) -> None:
         self.optimizer = torch.optim.AdamW(network.module.parameters(), lr=learning_rate, weight_decay=0.05)
         super().__init__(network.module, self.optimizer, ema_decay=ema_decay)
@@ -61,14 +63,15 @@ class DetectorTrainer(SingleModelTrainer):
         self.photographs, self.fakes = photographs, list(fakes)
         self.held_out_photographs, self.held_out_fakes = held_out
         self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
+        self._batches = Ahead(self._draw, loaders=loaders)
 
     def step(self, index: int) -> Mapping[str, float]:
         """One optimiser step on `batch` photographs and as many fakes, clean and degraded; depends on (seed, index)."""
-        real, clean, degraded = self._draw(np.random.default_rng((self.seed, index)))
+        pixels = self._batches(index).to(self.device)
         self.model.train()
-        with torch.random.fork_rng(devices=()), computing_in(self.dtype):
+        with torch.random.fork_rng(devices=_cuda(self.device)), computing_in(self.dtype, self.device):
             torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
-            answers = self.log_odds(to_pixels([*real, *clean, *degraded])).float()
+            answers = self.log_odds(_unit(pixels)).float()
         on_real, on_clean, on_degraded = answers.chunk(3)
         loss = (
             _cross_entropy(on_real, real=True)
@@ -85,7 +88,9 @@ class DetectorTrainer(SingleModelTrainer):
         right = torch.cat([on_real > 0, on_clean < 0])
         return {"loss": loss.item(), "accuracy": float(right.float().mean())}
 
-    def _draw(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    def _draw(self, index: int) -> Tensor:
+        """Photographs, fakes and the same fakes degraded, `batch` each: (3 batch, H, W, 3) uint8."""
+        rng = np.random.default_rng((self.seed, index))
         real, clean, degraded = [], [], []
         for _ in range(self.batch):
             family = self.fakes[int(rng.integers(len(self.fakes)))]
@@ -95,13 +100,14 @@ class DetectorTrainer(SingleModelTrainer):
             real.append(random_degradation(photograph, rng) if rng.random() < DEGRADED_PHOTOGRAPHS else photograph)
             clean.append(fake)
             degraded.append(random_degradation(fake, rng))
-        return real, clean, degraded
+        return torch.from_numpy(np.stack([*real, *clean, *degraded]))
 
     @torch.no_grad()
     def answers(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Log-odds (N,) of the weights as they stand."""
         self.model.eval()
-        return torch.cat([self.log_odds(to_pixels(pixels[start : start + 64])) for start in range(0, len(pixels), 64)])
+        chunks = (pixels[start : start + 64] for start in range(0, len(pixels), 64))
+        return torch.cat([self.log_odds(to_pixels(chunk).to(self.device)).cpu() for chunk in chunks])
 
     def evaluate(self) -> Mapping[str, float]:
         """AUROC of the average on held-out pictures, by family, and the mean change of P(real) under degradations."""
@@ -144,7 +150,16 @@ class DetectorTrainer(SingleModelTrainer):
 
 def to_pixels(pixels: Sequence[np.ndarray]) -> Tensor:
     """Pictures of one size (H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+    return _unit(torch.from_numpy(np.stack(pixels)))
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    """The device, where it has a random generator of its own to put back."""
+    return [device] if device.type == "cuda" else []
 
 
 def _cross_entropy(log_odds: Tensor, *, real: bool) -> Tensor:

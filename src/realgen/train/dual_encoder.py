@@ -83,9 +83,9 @@ class DualEncoderTrainer(SingleModelTrainer):
         rng = np.random.default_rng((self.seed, index))
         chosen = rng.choice(len(self.photographs), size=self.batch, replace=False)
         captions = [write_caption(self.photographs[place], self.facts[place], rng) for place in chosen]
-        pixels = _normalised(augment(to_tensor(list(self.pixels[chosen])), rng))
+        pixels = _normalised(augment(to_tensor(list(self.pixels[chosen])), rng).to(self.device))
         self.model.train()
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             images, texts = self._embed_images(pixels), self._embed_texts(captions)
         loss = contrastive_loss(images.float(), texts.float(), captions, scale=self.model.logit_scale.exp())
         loss.backward()
@@ -102,7 +102,7 @@ class DualEncoderTrainer(SingleModelTrainer):
         return F.normalize(self.model.visual_projection(pooled), dim=-1)
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
         pooled = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         return F.normalize(self.model.text_projection(pooled), dim=-1)
 
@@ -114,8 +114,8 @@ class DualEncoderTrainer(SingleModelTrainer):
         """
         self.ema.swap(self.model)
         self.model.eval()
-        pixels = _normalised(to_tensor(list(self.held_out_pixels)))
-        images = torch.cat([self._embed_images(chunk) for chunk in pixels.split(64)])
+        pixels = to_tensor(list(self.held_out_pixels)).split(64)
+        images = torch.cat([self._embed_images(_normalised(chunk.to(self.device))) for chunk in pixels])
         described = [place for place, one in enumerate(self.held_out) if len(one.captions) >= HUMAN_CAPTIONS]
         figures: dict[str, float] = {}
         if described:
@@ -143,17 +143,18 @@ class DualEncoderTrainer(SingleModelTrainer):
         self.tokenizer.save_pretrained(folder)
 
 
-def patch_encoder(folder: Path) -> tuple[Callable[[Sequence[Image.Image]], Tensor], int]:
+def patch_encoder(folder: Path, *, device: torch.device) -> tuple[Callable[[Sequence[Image.Image]], Tensor], int]:
     """What turns images into the patch tokens (B, tokens, F) of an exported encoder, and F.
 
     They are taken before its last layer: what that gives for patches is read by nothing, so it was never trained.
     """
-    model = CLIPModel.from_pretrained(folder).eval()
+    model = CLIPModel.from_pretrained(folder).eval().to(device)
     side = model.config.vision_config.image_size
 
     @torch.no_grad()
     def encode(images: Sequence[Image.Image]) -> Tensor:
-        pixels = _normalised(to_tensor([_square(np.asarray(image), side) for image in images]))
+        pixels = to_tensor([_square(np.asarray(image), side) for image in images]).to(model.device)
+        pixels = _normalised(pixels)
         states: Tensor = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
         return states[:, 1:]
 
@@ -162,7 +163,7 @@ def patch_encoder(folder: Path) -> tuple[Callable[[Sequence[Image.Image]], Tenso
 
 def contrastive_loss(images: Tensor, texts: Tensor, captions: Sequence[str], *, scale: Tensor) -> Tensor:
     """CLIP's loss (Radford et al. 2021) of unit vectors (B, D); pairs of the same caption share the target evenly."""
-    alike = torch.tensor([[one == other for other in captions] for one in captions]).float()
+    alike = torch.tensor([[one == other for other in captions] for one in captions]).float().to(images.device)
     target = alike / alike.sum(1, keepdim=True)
     logits = scale * images @ texts.T
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -186,5 +187,5 @@ def _square(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (MEAN, STD))
+    mean, std = (pixels.new_tensor(part).view(3, 1, 1) for part in (MEAN, STD))
     return ((pixels + 1) / 2 - mean) / std

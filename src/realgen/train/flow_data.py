@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ Encode = Callable[[Sequence[Image.Image]], Tensor]
 class Batch(NamedTuple):
     """One batch of flow matching."""
 
-    captions: list[str]
+    captions: Any
+    """(B,) texts, or tokens of them."""
     x: Tensor
     """Noisy latents (B, tokens, channels)."""
     sigma: Tensor
@@ -36,8 +37,14 @@ class Batch(NamedTuple):
     """Noise minus data (B, tokens, channels)."""
     features: Tensor | None = None
     """What an image encoder sees of the clean pictures (B, tokens, F), where it was asked."""
-    taught: list[str] | None = None
+    taught: Any = None
     """The captions as a teacher reads them, where they differ."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch there; the copies from pinned memory do not wait."""
+        x, sigma, target = (part.to(device, non_blocking=True) for part in (self.x, self.sigma, self.target))
+        features = None if self.features is None else self.features.to(device, non_blocking=True)
+        return Batch(self.captions, x, sigma, target, features, self.taught)
 
     def at(self, places: Sequence[int]) -> "Batch":
         """The samples at these places."""
@@ -138,7 +145,7 @@ def _encode_all(photographs: Sequence[Photograph], encode: Encode, size: int) ->
         for start in range(0, len(photographs), 64):
             images = [_image(photograph, size, mirrored=mirrored) for photograph in photographs[start : start + 64]]
             with torch.no_grad():
-                chunks.append(encode(images).to(torch.bfloat16))
+                chunks.append(encode(images).to("cpu", torch.bfloat16))
         sides.append(torch.cat(chunks))
     return torch.stack(sides)
 

@@ -75,7 +75,7 @@ class FlowPolicy:
         eta: float,
         seed: int,
         dtype: torch.dtype,
-        device: str,
+        device: torch.device,
         reference: Reference,
     ) -> None:
         self.backbone, self.reference = backbone, reference

@@ -15,7 +15,6 @@ Sources: Esser et al. 2024, arXiv 2403.03206; Meng et al. 2023, arXiv 2210.03142
 what the backbone and `texts` hold.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.formulas.flow import Velocity, trajectory
 from realgen.formulas.pixels import to_images
+from realgen.train.ahead import Ahead
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.precision import computing_in
@@ -44,7 +44,7 @@ class FlowSftTrainer:
     `short_reader` is the same model padding its texts to a shorter length: where it is given, it reads the half of a
     batch whose texts are shorter, which saves time and teaches the model to do without the padding. `alignment` has a
     loss of its own, on the features that the batch then must hold. `elaborate` makes captions longer for the module,
-    not for its teacher.
+    not for its teacher. `tokenize` makes of captions what the backbone encodes as well; batches then hold that.
     """
 
     dtype = torch.bfloat16
@@ -73,12 +73,15 @@ class FlowSftTrainer:
         weaker: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
+        tokenize: Callable[[Sequence[str]], Any] | None = None,
+        loaders: int = 0,
     ) -> None:
         self.backbone, self.data, self.held_out, self.save = backbone, data, held_out, save
         self.steps, self.batch, self.size, self.hold = steps, batch, size, hold
         self.short_reader, self.alignment = short_reader, alignment
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.weaker, self.distil_guidance, self.elaborate = teacher, weaker, distil_guidance, elaborate
+        self.tokenize = tokenize
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.learning_rates = {"flow": learning_rate}
@@ -92,35 +95,45 @@ class FlowSftTrainer:
             for name, rate in self.learning_rates.items()
         }
         self.ema = Ema(self.module, ema_decay)
+        self.device = next(backbone.module.parameters()).device
+        self._batches = Ahead(self._batch, loaders=loaders)
 
-    def step(self, index: int) -> Mapping[str, float]:
+    def step(self, index: int) -> Mapping[str, Tensor]:
         """One optimiser step on batch `index`."""
-        batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
-        if self.elaborate is not None:
-            batch = batch._replace(captions=self.elaborate(batch.captions, index), taught=batch.captions)
+        batch = self._batches(index).to(self.device)
         self.module["flow"].train()  # the text encoders stay in evaluation: their dropout would draw from global chance
-        losses: Counter[str] = Counter()
+        losses: dict[str, Tensor] = {}
         for part, reader in self._parts(batch):
             found = {"loss": self._loss(part, index, reader).mean()}
             total = found["loss"]
             if self.alignment is not None and part.features is not None:
-                with computing_in(self.dtype):
+                with computing_in(self.dtype, self.device):
                     found["alignment_loss"] = self.alignment.loss(part.features).mean()
                 total = total + self.alignment.weight * found["alignment_loss"]
-            share = len(part.captions) / len(batch.captions)
+            share = len(part.x) / len(batch.x)
             (total * share).backward()
-            losses.update({name: value.item() * share for name, value in found.items()})
-        norms = {f"grad_norm_{name}": float(optimizer.clip(1.0)) for name, optimizer in self.optimizers.items()}
+            for name, value in found.items():
+                losses[name] = losses.get(name, torch.zeros(())) + value.detach() * share
+        norms = {f"grad_norm_{name}": optimizer.clip(1.0) for name, optimizer in self.optimizers.items()}
         share = warmup_cosine(index, steps=self.steps, warmup=min(200, self.steps // 10), hold=self.hold, floor=0.02)
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             for name, optimizer in self.optimizers.items():
                 optimizer.step(self.learning_rates[name] * share)
         self.ema.update(self.module)
-        return {**losses, **norms}
+        return losses | norms
+
+    def _batch(self, index: int) -> Batch:
+        batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
+        if self.elaborate is not None:
+            batch = batch._replace(captions=self.elaborate(batch.captions, index), taught=batch.captions)
+        if self.tokenize is not None:
+            taught = None if batch.taught is None else self.tokenize(batch.taught)
+            batch = batch._replace(captions=self.tokenize(batch.captions), taught=taught)
+        return batch
 
     def _parts(self, batch: Batch) -> list[tuple[Batch, FlowBackbone]]:
         """The batch, or its shorter and its longer half by text, with what reads their texts."""
-        half = len(batch.captions) // 2
+        half = len(batch.x) // 2
         if self.short_reader is None or half == 0:
             return [(batch, self.backbone)]
         lengths = [self.backbone.num_text_tokens(caption) for caption in batch.captions]
@@ -131,12 +144,12 @@ class FlowSftTrainer:
 
     def _loss(self, batch: Batch, index: int, reader: FlowBackbone) -> Tensor:
         guidance: Tensor | float = 1.0
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             if self.teacher is None:
                 target = batch.target
             else:
                 low, high = self.distil_guidance
-                draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index))
+                draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index)).to(self.device)
                 guidance = low + (high - low) * draw
                 with torch.no_grad():
                     captions = batch.captions if batch.taught is None else batch.taught
@@ -152,7 +165,8 @@ class FlowSftTrainer:
         self.ema.swap(self.module)
         self.module.eval()
         with torch.no_grad():
-            loss = self._loss(self.held_out.fixed(min(256, len(self.held_out.photographs))), 0, self.backbone).mean()
+            batch = self.held_out.fixed(min(256, len(self.held_out.photographs))).to(self.device)
+            loss = self._loss(batch, 0, self.backbone).mean()
         self.ema.swap(self.module)
         return {"held_out_loss": float(loss)}
 
@@ -162,7 +176,7 @@ class FlowSftTrainer:
         """The average's pictures of the preview prompts with guidance 3 and seed 0."""
         self.ema.swap(self.module)
         self.module.eval()
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.device):
             velocity = self._preview_velocity()
             x = self.backbone.noise([0] * len(self.preview_prompts), self.size)
             for step in trajectory(velocity, x, self.backbone.sigmas(20, self.size)):
@@ -201,7 +215,7 @@ class FlowSftTrainer:
 
 def guided_velocity(
     backbone: FlowBackbone,
-    texts: Sequence[str],
+    texts: Any,
     *,
     scale: float | Tensor,
     size: Size,
@@ -211,13 +225,12 @@ def guided_velocity(
 
     With a weaker model half of it leads away from that one's answers instead: Karras et al. 2024, arXiv 2406.02507.
     """
-    condition = backbone.encode([*texts, *[""] * len(texts)])
-    weakly = None if weaker is None else weaker.encode(texts)
+    condition, weakly = backbone.encode(texts), None if weaker is None else weaker.encode(texts)
     weight = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        both = backbone.velocity(torch.cat([x, x]), torch.cat([sigma, sigma]), condition, guidance=1.0, size=size)
-        with_text, without = both.chunk(2)
+        with_text = backbone.velocity(x, sigma, condition, guidance=1.0, size=size)
+        without = backbone.velocity(x, sigma, backbone.encode([""] * len(x)), guidance=1.0, size=size)
         direction = with_text - without
         if weaker is not None and weakly is not None:
             weak = weaker.velocity(x, sigma, weakly, guidance=1.0, size=size)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from realgen import reward
 from realgen.core.errors import ConfigError, RealGenError
-from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.formulas import grpo
 from realgen.train.evaluation import Evaluation
 from realgen.train.flow_policy import FlowPolicy, MicroBatch, Moment

@@ -3,6 +3,6 @@
 import torch
 
 
-def computing_in(dtype: torch.dtype, device: str = "cpu") -> torch.autocast:
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Matrix products and convolutions in `dtype`, weights and sums as they are; float32 changes nothing."""
-    return torch.autocast(device, dtype, enabled=dtype is not torch.float32)
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)

@@ -33,8 +33,8 @@ from realgen.train.world import put
 class Trainer(Protocol):
     """What a run drives: one optimiser step at a time, with all that a resume needs in its state."""
 
-    def step(self, index: int) -> Mapping[str, float]:
-        """Take optimiser step `index` (from 0) and return its metrics."""
+    def step(self, index: int) -> Mapping[str, float | Tensor]:
+        """Take optimiser step `index` (from 0) and return its metrics; tensors are read at the next log only."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,12 +221,12 @@ def drive(
     run.forget_after(start)
     due = {round(share * steps): f"{round(share * 100):03d}" for share in snapshots}
     saved = time.monotonic()
-    total: dict[str, float] = {}
+    total: dict[str, float | Tensor] = {}
     for done in range(start + 1, steps + 1):
         for name, value in trainer.step(done - 1).items():
             total[name] = total.get(name, 0.0) + value
         if done % log_every == 0 or done == steps:
-            metrics = {name: value / (((done - 1) % log_every) + 1) for name, value in total.items()}
+            metrics = {name: float(value) / (((done - 1) % log_every) + 1) for name, value in total.items()}
             total = {}
             if evaluate_every and (done % evaluate_every == 0 or done == steps):
                 metrics |= _evaluated(run, trainer, done, best=best, agree=agree)

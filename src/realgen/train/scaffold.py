@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
+from realgen.train.autoencoder import open_autoencoder
+from realgen.train.decoder import of_one_size
 from realgen.train.photographs import Photograph, to_tensor
 
 SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
@@ -81,10 +83,20 @@ def measure_latents(autoencoder: AutoencoderKL, photographs: Sequence[Photograph
     latents = []
     with torch.no_grad():
         for start in range(0, len(photographs), 64):
-            pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]])
+            pixels = to_tensor([photograph.pixels for photograph in photographs[start : start + 64]]).to(
+                autoencoder.device
+            )
             latents.append(autoencoder.encode(pixels).latent_dist.mean)
     joined: Tensor = torch.cat(latents)
     return 1 / float(joined.std()), float(joined.mean())
+
+
+def open_measured(folder: Path, photographs: Sequence[Photograph], *, device: torch.device) -> AutoencoderKL:
+    """The autoencoder in `folder`, its latents scaled as up to 2,000 of the photographs say."""
+    autoencoder = open_autoencoder(folder).eval().to(device)
+    scaling, shift = measure_latents(autoencoder, of_one_size(photographs)[:2000])
+    autoencoder.register_to_config(scaling_factor=scaling, shift_factor=shift)
+    return autoencoder
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -> None:

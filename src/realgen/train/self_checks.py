@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from realgen.core.errors import RealGenError
-from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.formulas.grpo import is_varied, spread
 from realgen.train.flow_policy import FlowPolicy, MicroBatch
 from realgen.train.objective import distance, likelihood_ratio

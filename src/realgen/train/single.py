@@ -31,6 +31,11 @@ class SingleModelTrainer:
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "ema": Ema(model, ema_decay)}
         self.model, self.ema = model, self._parts["ema"]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and so where it is fed."""
+        return next(self.model.parameters()).device
+
     def export(self, folder: Path) -> None:
         """Write the average as a folder of the model's own library."""
         self.ema.swap(self.model)

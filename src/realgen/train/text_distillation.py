@@ -87,7 +87,7 @@ class TextDistiller:
                 "clip_head": nn.Linear(clip.config.hidden_size, teacher.width),
                 "t5_head": nn.Linear(t5.config.d_model, teacher.width),
             }
-        )
+        ).to(pipeline.device)
         self.optimizer = MuonAdamW(
             self.module.named_parameters(),
             lr=learning_rate,
@@ -99,9 +99,9 @@ class TextDistiller:
         """One optimiser step on texts that depend on (seed, index) alone."""
         rng = np.random.default_rng((self.seed, index))
         texts = [self.texts[int(i)] for i in rng.integers(len(self.texts), size=self.batch)]
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.pipeline.device):
             clip, t5 = self._students(texts)
-        clip_loss, t5_loss = _contrast(clip.float(), t5.float(), self.teacher(texts))
+        clip_loss, t5_loss = _contrast(clip.float(), t5.float(), self.teacher(texts).to(self.pipeline.device))
         (clip_loss + t5_loss).backward()
         self.optimizer.clip(1.0)
         self.optimizer.step(self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=50, floor=0.02))
@@ -117,7 +117,7 @@ class TextDistiller:
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
         """Mean cosine to the teacher on held-out texts."""
-        targets = self.teacher(self.held_out)
+        targets = self.teacher(self.held_out).to(self.pipeline.device)
         clip, t5 = self._students(self.held_out)
         return {
             "clip_cosine": float(F.cosine_similarity(clip, targets).mean()),
@@ -171,7 +171,8 @@ def tokenize(
     t5 = pipeline.tokenizer_2(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    return clip.input_ids, t5.input_ids, t5.attention_mask.float()
+    device = pipeline.device
+    return clip.input_ids.to(device), t5.input_ids.to(device), t5.attention_mask.float().to(device)
 
 
 def _contrast(clip: Tensor, t5: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,5 +181,5 @@ def _contrast(clip: Tensor, t5: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     for student in (clip, t5):
         similarity = F.normalize(student, dim=-1) @ targets.T
         own = 1 - similarity.diagonal().mean()
-        losses.append(own + 0.1 * F.cross_entropy(similarity / 0.05, torch.arange(len(targets))))
+        losses.append(own + 0.1 * F.cross_entropy(similarity / 0.05, torch.arange(len(targets), device=targets.device)))
     return losses[0], losses[1]

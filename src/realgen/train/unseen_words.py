@@ -153,7 +153,7 @@ class UnseenWordsTrainer:
         """One optimiser step."""
         length = LENGTHS[index % len(LENGTHS)]
         lessons = self.words(index, count=self.batch), self.kept(index, count=max(1, self.batch // CAPTION_SHARE))
-        with computing_in(self.dtype):
+        with computing_in(self.dtype, self.pipeline.device):
             found = [
                 self._errors(lesson, length) for lesson, length in zip(lessons, (length, LENGTHS[-1]), strict=True)
             ]
@@ -178,7 +178,9 @@ class UnseenWordsTrainer:
         clip_ids, t5_ids = self._tokens(lesson.texts, length)
         former_clip, former_t5 = self._tokens(lesson.like, length)
         pooled, states = self._answers(former_clip, former_t5)
-        wanted = torch.stack([row[aligned(ids, old)] for row, ids, old in zip(states, t5_ids, former_t5, strict=True)])
+        wanted = torch.stack(
+            [row[aligned(ids, old)] for row, ids, old in zip(states, t5_ids.cpu(), former_t5.cpu(), strict=True)]
+        )
         clip = F.mse_loss(self.module["clip"](clip_ids).pooler_output.float(), pooled) / self.spread[0]
         t5 = F.mse_loss(self.module["t5"](t5_ids)[0].float(), wanted) / self.spread[1]
         return clip, t5

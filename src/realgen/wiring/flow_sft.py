@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from realgen.generators.flux import FluxBackbone
     from realgen.train.elaborations import Elaborations
+    from realgen.train.flow_data import FlowData
     from realgen.train.flow_sft import FlowSftTrainer
     from realgen.train.representation import RepresentationAlignment
 
@@ -23,35 +24,19 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     """The trainer of a recipe; latents are kept in `folder`."""
     from torch import nn
 
-    from realgen.generators.flux import FluxBackbone
-    from realgen.train.flow_data import FlowData
     from realgen.train.flow_sft import FlowSftTrainer
+    from realgen.train.scaffold import open_measured
 
-    pipeline = _open_flux(recipe)
-    backbone = FluxBackbone(pipeline, max_text_tokens=recipe.max_text_tokens)
-    teacher = weaker = short_reader = None
-    if recipe.short_text_tokens:
-        short_reader = FluxBackbone(pipeline, max_text_tokens=recipe.short_text_tokens)
-    if recipe.distil_guidance is not None:
-        teacher = FluxBackbone(_open_flux(recipe), max_text_tokens=recipe.max_text_tokens)
-    if recipe.weaker is not None:
-        weaker = FluxBackbone(load_flux(recipe.weaker, recipe.machine), max_text_tokens=recipe.max_text_tokens)
+    pipeline = _open_flux(recipe, recipe.model)
+    if recipe.autoencoder is not None:
+        shown = read_split(recipe, "train")
+        pipeline.vae = open_measured(recipe.autoencoder, shown, device=pipeline.device)
+    backbone = _reader(pipeline, recipe)
     see, alignment = _representation(pipeline.transformer, recipe)
     data, held_out = (
-        FlowData(
-            shown,
-            backbone.latents,
-            size=recipe.size[0],
-            category_weights=recipe.category_weights,
-            seed=recipe.seed,
-            cache=folder / f"latents-{split}.pt",
-            features=see if split == "train" else None,
-        )
-        for split, shown in (
-            ("train", read_split(recipe, "train")),
-            ("test", read_split(recipe, "test")[:256]),
-        )
+        _data(recipe, backbone, split, folder, see if split == "train" else None) for split in ("train", "test")
     )
+    teacher = recipe.teacher or recipe.model
     return FlowSftTrainer(
         backbone,
         nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]),
@@ -66,13 +51,45 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         ema_decay=recipe.ema_decay,
         size=recipe.size,
         hold=recipe.hold,
-        short_reader=short_reader,
+        short_reader=_reader(pipeline, recipe, recipe.short_text_tokens) if recipe.short_text_tokens else None,
         alignment=alignment,
         preview_prompts=recipe.preview_prompts,
-        teacher=teacher,
-        weaker=weaker,
+        teacher=_reader(_open_flux(recipe, teacher), recipe) if recipe.distil_guidance else None,
+        weaker=_reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
         elaborate=_elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+        tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
+        loaders=recipe.machine.loaders,
+    )
+
+
+def _reader(pipeline: "FluxPipeline", recipe: FlowSftRecipe, max_text_tokens: int | None = None) -> "FluxBackbone":
+    """A backbone that reads a whole batch's texts at once."""
+    from realgen.generators.flux import FluxBackbone
+
+    length = max_text_tokens or recipe.max_text_tokens
+    return FluxBackbone(pipeline, max_text_tokens=length, texts_at_once=recipe.batch)
+
+
+def _data(
+    recipe: FlowSftRecipe,
+    backbone: "FluxBackbone",
+    split: str,
+    folder: Path,
+    see: "Callable[[Sequence[Image]], Tensor] | None",
+) -> "FlowData":
+    """The photographs of a split, at most 256 of those held out, with their latents."""
+    from realgen.train.flow_data import FlowData
+
+    photographs = read_split(recipe, split)
+    return FlowData(
+        photographs if split == "train" else photographs[:256],
+        backbone.latents,
+        size=recipe.size[0],
+        category_weights=recipe.category_weights,
+        seed=recipe.seed,
+        cache=folder / f"latents-{split}.pt",
+        features=see,
     )
 
 
@@ -101,19 +118,20 @@ def _representation(
 
     if recipe.representation is None:
         return None, None
-    encode, width = patch_encoder(recipe.representation)
+    encode, width = patch_encoder(recipe.representation, device=transformer.device)
     torch.manual_seed(recipe.seed)
     layer = transformer.single_transformer_blocks[recipe.representation_layer]
-    return encode, RepresentationAlignment(
+    alignment = RepresentationAlignment(
         layer, width=transformer.inner_dim, features=width, weight=recipe.representation_weight
     )
+    return encode, alignment.to(transformer.device)
 
 
-def _open_flux(recipe: FlowSftRecipe) -> "FluxPipeline":
-    """The recipe's model in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
+def _open_flux(recipe: FlowSftRecipe, model: str) -> "FluxPipeline":
+    """`model` in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
     import torch
 
-    pipeline = load_flux(recipe.model, recipe.machine)
+    pipeline = load_flux(model, recipe.machine)
     if recipe.lora_rank == 0:
         pipeline.transformer.requires_grad_(True)
         if recipe.machine.compile:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from realgen import pipeline, requests
 from realgen.core.errors import InputError
-from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.types import Request
 from realgen.hub.plugs import use_threads
 from realgen.wiring import policy, processes, use

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from realgen.core.training_recipes import FlowGrpoRecipe
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.hub.plugs import use_threads
 from realgen.wiring import grpo
 

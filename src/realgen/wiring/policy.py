@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from realgen.core import config
 from realgen.core.errors import ConfigError, InputError
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.spec import Machine
-from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.wiring import use
 
@@ -96,7 +96,7 @@ def build_policy(recipe: FlowGrpoRecipe, generator: "FlowGenerator", world: "Wor
         eta=recipe.eta,
         seed=recipe.seed,
         dtype=pick_dtype(recipe.machine, device),
-        device=device.type,
+        device=device,
         reference=held,
     )
 

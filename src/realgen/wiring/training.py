@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realgen.core import config
 from realgen.core.errors import ConfigError
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.recipes import Recipe
 from realgen.core.spec import Plug
 from realgen.core.training_recipes import (
@@ -13,13 +14,13 @@ from realgen.core.training_recipes import (
     ClassifierRecipe,
     DecoderRecipe,
     DetectorRecipe,
-    FlowGrpoRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
     TrainRecipe,
     UnseenWordsRecipe,
 )
 from realgen.hub import plugs
+from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.plugs import use_threads
 from realgen.wiring import flow_sft, grpo
 from realgen.wiring.materials import embedded, load_flux, read_split
@@ -27,6 +28,9 @@ from realgen.wiring.materials import embedded, load_flux, read_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import torch
+
+    from realgen.train.decoder import Windows
     from realgen.train.detectors import Fakes
     from realgen.train.networks import Network
     from realgen.train.photographs import Photograph
@@ -86,26 +90,32 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
 
 def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     """The trainer of a training recipe, computing in the machine's number format."""
-    from realgen.hub.device import pick_device, pick_dtype
-
     trainer: Any = _TRAINERS[type(recipe)](recipe, folder)
     trainer.dtype = pick_dtype(recipe.machine, pick_device(recipe.machine))
     return cast("Trainer", trainer)
 
 
 def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
+    import numpy as np
     import torch
 
-    from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder
+    from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder, open_autoencoder
+    from realgen.train.linear_start import start_linear
+    from realgen.train.photographs import random_crops
 
+    photographs = read_split(recipe, "train")
     torch.manual_seed(recipe.seed)
-    model = build_autoencoder(
-        widths=recipe.widths, latent_channels=recipe.latent_channels, groups=recipe.groups, size=128
-    )
+    if recipe.model is not None:
+        model = open_autoencoder(recipe.model).requires_grad_(True)
+    else:
+        model = build_autoencoder(
+            widths=recipe.widths, latent_channels=recipe.latent_channels, groups=recipe.groups, size=128
+        )
+        start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(recipe.seed)))
     held_out = [photograph for photograph in read_split(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
     return AutoencoderTrainer(
-        model,
-        read_split(recipe, "train"),
+        model.to(pick_device(recipe.machine)),
+        photographs,
         held_out[:128],
         steps=recipe.steps,
         batch=recipe.batch,
@@ -120,16 +130,18 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
 def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
     import torch
 
-    from realgen.train.decoder import DecoderTrainer, Windows, of_one_size, open_autoencoder
+    from realgen.train.autoencoder import open_autoencoder
+    from realgen.train.decoder import DecoderTrainer, Windows, of_one_size
     from realgen.train.discriminator import PatchDiscriminator
 
-    model = open_autoencoder(recipe.model)
+    device = pick_device(recipe.machine)
+    model = open_autoencoder(recipe.model).to(device)
     photographs = of_one_size(read_split(recipe, "train"))
     held_out = of_one_size(read_split(recipe, "test"))
     torch.manual_seed(recipe.seed)
     return DecoderTrainer(
         model,
-        PatchDiscriminator(),
+        PatchDiscriminator().to(device),
         Windows(photographs, model, crop=recipe.crop, seed=recipe.seed, cache=folder / "latents-train.pt"),
         held_out[:128],
         steps=recipe.steps,
@@ -139,7 +151,45 @@ def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
         adversarial_weight=recipe.adversarial_weight,
         adversarial_warmup=recipe.adversarial_warmup,
         ema_decay=recipe.ema_decay,
+        drawn=_drawn_windows(recipe, photographs, folder) if recipe.drawn else None,
     )
+
+
+def _drawn_windows(recipe: DecoderRecipe, photographs: "Sequence[Photograph]", folder: Path) -> "Windows":
+    """Windows of pictures that the recipe's pipeline draws, with the latents that they were decoded from."""
+    import numpy as np
+    import torch
+
+    from realgen.formulas.pixels import to_images
+    from realgen.generators.flux import FluxBackbone
+    from realgen.train import fakes
+    from realgen.train.decoder import Windows
+    from realgen.train.flow_data import cached
+    from realgen.train.photographs import Photograph
+
+    backbone = FluxBackbone(load_flux(str(recipe.model), recipe.machine), max_text_tokens=64)
+    height, width, _ = photographs[0].pixels.shape
+
+    def draw() -> "torch.Tensor":
+        return fakes.drawn_latents(
+            backbone,
+            photographs,
+            count=recipe.drawn,
+            steps=20,
+            guidance=recipe.guidance,
+            batch=recipe.machine.batch,
+            seed=recipe.seed,
+        )
+
+    packed = cached(folder / "drawn.pt", f"{recipe.model} {recipe.drawn} {recipe.guidance} {recipe.seed}", draw)
+    latents, pictures = [], []
+    for chunk in packed.split(recipe.machine.batch):
+        x = chunk.to(backbone.pipeline.device)
+        latents.append(backbone.decoder_input(x, (width, height)).cpu())
+        with torch.no_grad():
+            pictures += to_images(backbone.decode(x, (width, height)))
+    before = [Photograph("", np.asarray(picture), None, "", (), "") for picture in pictures]
+    return Windows(before, backbone.pipeline.vae, crop=recipe.crop, seed=recipe.seed, latents=torch.cat(latents))
 
 
 def _classifier_trainer(recipe: ClassifierRecipe, _: Path) -> "Trainer":
@@ -149,7 +199,7 @@ def _classifier_trainer(recipe: ClassifierRecipe, _: Path) -> "Trainer":
 
     torch.manual_seed(recipe.seed)
     return ClassifierTrainer(
-        build_classifier(recipe.categories),
+        build_classifier(recipe.categories).to(pick_device(recipe.machine)),
         read_split(recipe, "train"),
         read_split(recipe, "test"),
         steps=recipe.steps,
@@ -176,7 +226,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
     torch.manual_seed(recipe.seed)
     train, apart = (np.stack([one.pixels for one in parts[part]]) for part in ("train", "apart"))
     return DetectorTrainer(
-        _network(recipe.network),
+        _network(recipe.network, pick_device(recipe.machine)),
         train,
         made["train"],
         (apart[:256], made["apart"]),
@@ -185,6 +235,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
         learning_rate=recipe.learning_rate,
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
+        loaders=recipe.machine.loaders,
     )
 
 
@@ -214,14 +265,16 @@ def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", f
     return fakes.kept(file, f"{spec} {recipe.seed} {[one.file for one in photographs]}", make)
 
 
-def _network(name: str) -> "Network":
+def _network(name: str, device: "torch.device") -> "Network":
     from realgen.scorers.residual import Residual, ResidualNet
     from realgen.train.networks import Network, build_convnext, build_vit
 
     if name == "residual":
-        module = ResidualNet()
+        module = ResidualNet().to(device)
         return Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
-    return build_vit() if name == "vit" else build_convnext()
+    network = build_vit() if name == "vit" else build_convnext()
+    network.module.to(device)
+    return network
 
 
 def _alignment_trainer(recipe: AlignmentRecipe, _: Path) -> "Trainer":
@@ -232,7 +285,7 @@ def _alignment_trainer(recipe: AlignmentRecipe, _: Path) -> "Trainer":
     pipeline = load_flux(recipe.text_model or embedded(), recipe.machine)
     torch.manual_seed(recipe.seed)
     return DualEncoderTrainer(
-        build_dual_encoder(pipeline.text_encoder, side=recipe.side),
+        build_dual_encoder(pipeline.text_encoder, side=recipe.side).to(pick_device(recipe.machine)),
         pipeline.tokenizer,
         read_split(recipe, "train"),
         read_split(recipe, "test"),
@@ -246,25 +299,20 @@ def _alignment_trainer(recipe: AlignmentRecipe, _: Path) -> "Trainer":
 
 
 def _text_trainer(recipe: TextDistillationRecipe, folder: Path) -> "Trainer":
-    from diffusers import AutoencoderKL
-
     from realgen.train.captions import text_corpus
-    from realgen.train.scaffold import build_pipeline, measure_latents
+    from realgen.train.scaffold import build_pipeline, open_measured
     from realgen.train.text_distillation import SentenceTeacher, TextDistiller, with_words
     from realgen.train.tokenizers import train_tokenizers
 
-    photographs = read_split(recipe, "train")
+    photographs, device = read_split(recipe, "train"), pick_device(recipe.machine)
     texts = list(text_corpus(photographs, recipe.prompts, seed=recipe.seed, rounds=3))
     if not (folder / "tokenizer_2").is_dir():
         train_tokenizers(texts, folder)
-    autoencoder = AutoencoderKL.from_pretrained(recipe.autoencoder).eval()
-    square = [photograph for photograph in photographs if photograph.pixels.shape[:2] == (128, 128)]
-    scaling, shift = measure_latents(autoencoder, square[:2000])
-    autoencoder.register_to_config(scaling_factor=scaling, shift_factor=shift)
+    autoencoder = open_measured(recipe.autoencoder, photographs, device=device)
     teacher = SentenceTeacher(recipe.teacher)
     texts = with_words(texts, teacher.words(), seed=recipe.seed)
     return TextDistiller(
-        build_pipeline(autoencoder, folder, seed=recipe.seed),
+        build_pipeline(autoencoder, folder, seed=recipe.seed).to(device),
         teacher,
         texts[512:],
         texts[:512],

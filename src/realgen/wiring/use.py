@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from realgen.core.errors import ConfigError
+from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.recipes import GenerateRecipe, Recipe, ScoreRecipe
 from realgen.core.spec import Plug
-from realgen.core.training_recipes import FlowGrpoRecipe
 from realgen.hub import card as cards
 from realgen.hub.plugs import build, build_scorer, configure
 
