@@ -196,22 +196,6 @@ def test_offload_tiling_and_format_are_what_the_machine_says(offload, called):
     ]
 
 
-@pytest.mark.parametrize(("device", "allowed"), [("cuda", False), ("cpu", True)])
-def test_on_cuda_attention_is_not_cudnn_s_whose_gradients_are_wrong(device, allowed, monkeypatch):
-    class Pipeline:
-        components = {}
-        from_pretrained = classmethod(lambda cls, model, **options: cls())
-        set_progress_bar_config = to = lambda self, *args, **kwargs: None
-
-    monkeypatch.setattr(loading, "pick_device", lambda machine: torch.device(device))
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    try:
-        loading.load_pipeline(Pipeline, "owner/name", FLOAT32)
-        assert torch.backends.cuda.cudnn_sdp_enabled() is allowed
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
-
-
 # ---- LoRA -----------------------------------------------------------------------------------------------
 
 

@@ -170,7 +170,6 @@ def test_remembered_texts_need_no_encoder_and_a_new_one_still_works(name, monkey
         before = velocity_of(build(name).backbone, texts, guidance=GUIDANCE[name])
         backbone.remember(texts)
         with monkeypatch.context() as patch:
-            patch.setattr(backbone, "_states", None)
             patch.setattr(backbone._texts, "_encode", None)
             after = velocity_of(backbone, texts, guidance=GUIDANCE[name])
             assert len(velocity_of(backbone, texts[1:], guidance=GUIDANCE[name])) == 1

@@ -3,7 +3,7 @@ import torch
 
 from realgen.core.errors import ConfigError
 from realgen.core.spec import Machine
-from realgen.hub.device import pick_device, pick_dtype
+from realgen.hub.device import keep_gradients_right, pick_device, pick_dtype
 
 
 def test_what_is_asked_for_is_taken() -> None:
@@ -27,3 +27,13 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="device=cuda"):
         pick_device(Machine(device="cuda"))
+
+
+@pytest.mark.parametrize(("device", "allowed"), [("cuda", False), ("cpu", True)])
+def test_on_cuda_attention_is_not_cudnn_s_whose_gradients_are_wrong(device: str, allowed: bool) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        keep_gradients_right(torch.device(device))
+        assert torch.backends.cuda.cudnn_sdp_enabled() is allowed
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)

@@ -5,9 +5,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder, reconstruction_quality
-from realgen.train.linear_start import start_linear
-from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder, linear_autoencoder, reconstruction_quality
+from realgen.train.photographs import Photograph
 
 
 def photographs(count=4, size=32):
@@ -22,8 +21,7 @@ def photographs(count=4, size=32):
 
 def trainer_of(steps=6):
     torch.manual_seed(0)
-    model = build_autoencoder(widths=(16, 32, 32), latent_channels=4, groups=4, size=32)
-    start_linear(model, to_tensor([photograph.pixels for photograph in photographs()]))
+    model = linear_autoencoder(photographs(), widths=(16, 32, 32), latent_channels=4, groups=4, size=32, seed=0)
     return AutoencoderTrainer(
         model,
         photographs(),

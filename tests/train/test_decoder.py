@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from realgen.core import config
 from realgen.core.errors import ConfigError, DataError, ModelError
 from realgen.train.autoencoder import build_autoencoder, open_autoencoder, reconstruction_quality
-from realgen.train.decoder import DecoderTrainer, Windows, of_one_size, rise
+from realgen.train.decoder import DecoderTrainer, Windows, rise
 from realgen.train.discriminator import PatchDiscriminator, decoder_loss
-from realgen.train.photographs import Photograph
+from realgen.train.photographs import Photograph, of_one_size
 from realgen.wiring import training
 
 SIZE, FACTOR = 32, 4
@@ -414,6 +414,32 @@ def test_a_run_from_its_recipe_is_an_autoencoder_s_folder(random_flux, data, tmp
     exported, given = open_autoencoder(tmp_path / "run" / "model"), open_autoencoder(random_flux)
     assert not changed(exported.encoder, given.encoder.state_dict())
     assert changed(exported.decoder, given.decoder.state_dict())
+
+
+def test_a_recipe_s_drawn_pictures_are_the_pipeline_s_own(random_flux, data, tmp_path):
+    """Their latents, decoded by the decoder as it stands, are the pictures; they are drawn once."""
+    options = ("drawn=3", "machine.device=cpu", "machine.dtype=float32")
+    trainer = training.build_trainer(recipe_of(random_flux, data, *options), tmp_path)
+    windows = trainer.drawn
+    assert len(windows.photographs) == len(windows.latents) == 3
+    with torch.no_grad():
+        pixels = trainer.model.decode(windows.latents).sample.clamp(-1, 1)
+    seen = torch.from_numpy(np.stack([one.pixels for one in windows.photographs])).permute(0, 3, 1, 2) / 127.5 - 1
+    assert (pixels - seen).abs().max() < 0.02
+    metrics = trainer.step(0)
+    assert {"coarse_l1", "discriminator"} <= metrics.keys()
+    kept = (tmp_path / "drawn.pt").stat().st_mtime_ns
+    again = training.build_trainer(recipe_of(random_flux, data, *options), tmp_path)
+    assert torch.equal(again.drawn.latents, windows.latents)
+    assert (tmp_path / "drawn.pt").stat().st_mtime_ns == kept
+
+
+def test_the_discriminator_weighs_both_sides_whatever_their_number(folder):
+    trainer = trainer_of(folder)
+    answers = torch.tensor([0.5, -0.5, 0.0, 0.0, 0.0, 2.0]).view(6, 1, 1, 1).requires_grad_()
+    trainer._answers = lambda pixels: answers
+    found = trainer.discriminate(torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 8, 8))
+    assert found == pytest.approx((0.5 + 1.5) / 2 + (1 + 1 + 1 + 3) / 4)
 
 
 @pytest.mark.parametrize("wrong", ["adversarial_weight=-1", "crop=8", "adversarial_warmup=-1", "kl_weight=1"])

@@ -256,7 +256,7 @@ def test_the_exported_folder_s_scorer_gives_the_trainer_s_own_cosines(tokenizer,
     scorer = build(Options(model=str(tmp_path)), FLOAT32)
     scores = scorer([Image.fromarray(one.pixels) for one in held_out], texts)
     wanted = own_cosines(trainer, texts)
-    assert [score.value for score in scores] == pytest.approx(wanted, abs=1e-5)
+    assert [score.value for score in scores] == pytest.approx(wanted, abs=2e-3)  # bfloat16 weights
     assert np.ptp(wanted) > 0.01
     assert scorer.num_truncated == 1
     assert CLIPModel.from_pretrained(tmp_path).config.vision_config.image_size == SIDE

@@ -1,24 +1,42 @@
 """Exported folders are the hub's own kind: its classes open them, and so does the scorer for any classifier."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from conftest import FLOAT32
+from realgen.core.errors import ModelError
 from realgen.scorers.image_classifier import Options, build
-from realgen.train.networks import CONVNEXT_SIDE, VIT_SIDE, build_convnext, build_vit
+from realgen.train.dual_encoder import build_dual_encoder
+from realgen.train.networks import CONVNEXT_SIDE, VIT_SIDE, build_clip, build_convnext, build_vit
 
-BUILDERS = {"vit": (build_vit, VIT_SIDE), "convnext": (build_convnext, CONVNEXT_SIDE)}
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """An image-text dual encoder for 128 pixels."""
+    torch.manual_seed(1)
+    text = CLIPTextConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    build_dual_encoder(CLIPTextModel(text), side=128).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+BUILDERS = {"vit": VIT_SIDE, "clip": VIT_SIDE, "convnext": CONVNEXT_SIDE}
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
-def exported(request, tmp_path_factory):
+def exported(request, clip, tmp_path_factory):
     """A fresh network whose answers differ, its side, and the folder that it saved."""
-    make, side = BUILDERS[request.param]
+    side = BUILDERS[request.param]
+    makers = {"vit": build_vit, "clip": lambda: build_clip(clip), "convnext": build_convnext}
     torch.manual_seed(0)
-    network = make()
+    network = makers[request.param]()
     network.module.eval()
     with torch.no_grad():
         network.head.weight.normal_()
@@ -77,8 +95,19 @@ def test_the_folder_opens_with_transformers_and_gives_the_same_chances(exported)
     assert model.dtype == torch.bfloat16
     images = pictures(side)
     with torch.no_grad():
-        found = model.float().eval()(pixel_values=to_pixels(images) * 2 - 1).logits.softmax(-1)[:, 0]
+        said = json.loads((folder / "preprocessor_config.json").read_text())
+        mean, std = (torch.tensor(said[f"image_{part}"]).view(3, 1, 1) for part in ("mean", "std"))
+        found = model.float().eval()(pixel_values=(to_pixels(images) - mean) / std).logits.softmax(-1)[:, 0]
     assert found.tolist() == pytest.approx(chances(network, images).tolist(), abs=0.01)  # weights of three digits
+
+
+@torch.no_grad()
+def test_a_clip_s_tower_sees_a_pixel_as_it_saw_the_same_pixel_repeated(clip):
+    network, tower = build_clip(clip), CLIPModel.from_pretrained(clip, dtype=torch.float32).vision_model
+    small = torch.randn(2, 3, VIT_SIDE, VIT_SIDE)
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    states = network.module.vision_model(pixel_values=small).last_hidden_state
+    torch.testing.assert_close(states, tower(pixel_values=large).last_hidden_state, atol=1e-4, rtol=1e-3)
 
 
 def test_saving_leaves_the_network_as_it_is(exported, tmp_path):
@@ -114,3 +143,14 @@ def test_pixels_have_gradients_at_any_size(exported):
     answers.sum().backward()
     assert all(row.abs().max() > 0 for row in pixels.grad)
     network.module.zero_grad()
+
+
+def test_a_folder_without_a_fitting_clip_is_refused(clip, tmp_path):
+    with pytest.raises(ModelError, match="cannot open the CLIP"):
+        build_clip(tmp_path)
+    model = CLIPModel.from_pretrained(clip)
+    model.config.vision_config.image_size = 96
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((clip / "model.safetensors").read_bytes())
+    with pytest.raises(ModelError):
+        build_clip(tmp_path)

@@ -55,7 +55,7 @@ class Machine(Spec):
     """CPU threads; None leaves torch's own choice."""
 
     loaders: int = Field(default=0, ge=0)
-    """Processes that prepare training batches ahead; 0: the step prepares its own, which a CPU needs not."""
+    """Processes that prepare batches of flow and detector trainings ahead; 0: each step prepares its own."""
 
     processes: int | None = Field(default=None, ge=1)
     """Processes that torchrun must have started; None takes as many as there are."""

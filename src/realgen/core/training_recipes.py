@@ -204,6 +204,9 @@ class FlowSftRecipe(PhotographRecipe):
                 "teacher, weaker and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
             )
             raise ValueError(message)
+        if self.distil_guidance is not None and self.autoencoder is not None:
+            message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
+            raise ValueError(message)
         return self
 
 
@@ -243,6 +246,9 @@ class DetectorRecipe(PhotographRecipe):
     network: Literal["vit", "residual", "convnext"]
     """A small ViT on the whole picture; the noise residual's network; a small ConvNeXt, for the held-out detector."""
 
+    start: Path | None = None
+    """Folder of a CLIP whose image tower the ViT starts as (what alignment-tiny exports); null starts fresh."""
+
     fakes: dict[str, FakesSpec] = Field(min_length=1)
     """Families of generated pictures, by name."""
 
@@ -251,6 +257,13 @@ class DetectorRecipe(PhotographRecipe):
 
     side: int = Field(default=128, ge=64)
     """Pixels of a picture's side."""
+
+    @model_validator(mode="after")
+    def _starts_as_a_vit(self) -> Self:
+        if self.start is not None and self.network != "vit":
+            message = f"start is a tower for network=vit, not for {self.network}"
+            raise ValueError(message)
+        return self
 
 
 class AlignmentRecipe(PhotographRecipe):

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
@@ -44,8 +43,6 @@ def load_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     if machine.vae_tiling:
         pipeline.vae.enable_tiling()
-    if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients are wrong (torch 2.11, H100, bf16)
     if machine.offload == "none":
         pipeline.to(device)
     elif machine.offload == "model":

@@ -19,6 +19,12 @@ def pick_device(machine: Machine) -> torch.device:
     return torch.device(machine.device)
 
 
+def keep_gradients_right(device: torch.device) -> None:
+    """Switch off cuDNN's attention, whose gradients are wrong in bfloat16 (torch 2.11 on an H100); for this process."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def pick_dtype(machine: Machine, device: torch.device) -> torch.dtype:
     """The number format asked for; auto takes bfloat16 on CUDA and on CPUs that compute in it, else float32."""
     if machine.dtype != "auto":

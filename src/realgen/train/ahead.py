@@ -36,6 +36,7 @@ class Ahead(Generic[T]):
                     batch_size=None,
                     sampler=range(index, _FAR),
                     num_workers=self._loaders,
+                    multiprocessing_context="fork",
                     prefetch_factor=DEPTH,
                     worker_init_fn=_alone,
                     pin_memory=torch.cuda.is_available(),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from realgen.core.errors import ModelError
 from realgen.formulas.pixels import to_images
+from realgen.train.linear_start import start_linear
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, random_crops, to_tensor
 from realgen.train.precision import computing_in
@@ -38,6 +39,21 @@ def build_autoencoder(*, widths: Sequence[int], latent_channels: int, groups: in
         use_post_quant_conv=False,
         mid_block_add_attention=False,
     )
+
+
+def linear_autoencoder(
+    photographs: Sequence[Photograph],
+    *,
+    widths: Sequence[int],
+    latent_channels: int,
+    groups: int,
+    size: int,
+    seed: int,
+) -> AutoencoderKL:
+    """A fresh autoencoder that projects patches of these photographs onto their principal components."""
+    model = build_autoencoder(widths=widths, latent_channels=latent_channels, groups=groups, size=size)
+    start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(seed)))
+    return model
 
 
 def open_autoencoder(folder: Path) -> AutoencoderKL:

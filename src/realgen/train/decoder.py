@@ -11,7 +11,6 @@ flow.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,17 +25,11 @@ from torch.nn import functional as F
 from realgen.core.errors import ConfigError, DataError
 from realgen.train.autoencoder import ReconstructionTrainer
 from realgen.train.discriminator import PatchDiscriminator, adaptive_weight, decoder_loss, discriminator_loss
-from realgen.train.flow_data import cached
+from realgen.train.flow_data import cached, digest
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.photographs import Photograph, to_tensor
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
-
-
-def of_one_size(photographs: Sequence[Photograph]) -> list[Photograph]:
-    """Those of the commonest size; the others are left out."""
-    (size, _), *_ = Counter(photograph.pixels.shape for photograph in photographs).most_common(1)
-    return [photograph for photograph in photographs if photograph.pixels.shape == size]
 
 
 class Pairs(NamedTuple):
@@ -189,10 +182,8 @@ def rise(step: int, *, warmup: int) -> float:
 
 
 def _key(photographs: Sequence[Photograph], model: AutoencoderKL) -> str:
-    digest = hashlib.sha256("\n".join(photograph.file for photograph in photographs).encode())
-    for value in model.encoder.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    names = "\n".join(photograph.file for photograph in photographs)
+    return hashlib.sha256(f"{names}\n{digest(model.encoder)}".encode()).hexdigest()
 
 
 def _encode_all(photographs: Sequence[Photograph], model: AutoencoderKL) -> Tensor:

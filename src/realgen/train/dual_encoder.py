@@ -4,6 +4,7 @@ The text tower starts from a generator's CLIP text encoder, which already knows 
 Knows no generator and nothing that was generated.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def build_dual_encoder(text_model: CLIPTextModel, *, side: int) -> CLIPModel:
         hidden_act="gelu",
     )
     config = CLIPConfig(
-        text_config=text_model.config.to_dict(),
+        text_config={name: value for name, value in text_model.config.to_dict().items() if name != "_name_or_path"},
         vision_config=vision.to_dict(),
         projection_dim=text_model.config.hidden_size,
     )
@@ -138,8 +139,9 @@ class DualEncoderTrainer(SingleModelTrainer):
         return []
 
     def export(self, folder: Path) -> None:
-        """Write the average and the tokenizer as a CLIP folder."""
-        super().export(folder)
+        """Write the average in bfloat16 and the tokenizer, as a CLIP folder."""
+        with self.ema.applied(self.model):
+            copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -148,7 +150,7 @@ def patch_encoder(folder: Path, *, device: torch.device) -> tuple[Callable[[Sequ
 
     They are taken before its last layer: what that gives for patches is read by nothing, so it was never trained.
     """
-    model = CLIPModel.from_pretrained(folder).eval().to(device)
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     side = model.config.vision_config.image_size
 
     @torch.no_grad()

@@ -7,18 +7,15 @@ were, so that neither format nor compression tells them apart. Knows no particul
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from realgen.core.errors import DataError
 from realgen.core.protocols import FlowBackbone, Generator
 from realgen.core.types import Progress
-from realgen.formulas.flow import trajectory
 from realgen.formulas.pixels import to_images
 from realgen.train.captions import write_caption
 from realgen.train.degradations import through_jpeg
@@ -47,7 +44,7 @@ def drawn(
     """`count` pictures, each for a caption of a photograph of its own; all follow from `seed`."""
     rng = np.random.default_rng((seed, *family.encode()))
     places = rng.permutation(len(photographs))[:count]
-    captions = [_caption(generator, photographs[place], rng) for place in places]
+    captions = [fitting_caption(generator, photographs[place], rng) for place in places]
     seeds = [int(value) for value in rng.integers(2**31, size=len(places))]
     pixels = []
     for start in range(0, len(places), batch):
@@ -57,7 +54,8 @@ def drawn(
     return Fakes(family, np.stack(pixels), places)
 
 
-def _caption(generator: Generator | FlowBackbone, photograph: Photograph, rng: np.random.Generator) -> str:
+def fitting_caption(generator: Generator | FlowBackbone, photograph: Photograph, rng: np.random.Generator) -> str:
+    """A caption of the photograph, or its class where the generator cannot read the caption whole."""
     caption, limit = write_caption(photograph, describe(photograph), rng), generator.max_text_tokens
     return photograph.cls if limit is not None and generator.num_text_tokens(caption) > limit else caption
 
@@ -75,37 +73,6 @@ def redrawn(
             decoded = backbone.decode(backbone.latents(images), images[0].size)
         pixels += [through_jpeg(np.asarray(image)) for image in to_images(decoded)]
     return Fakes(family, np.stack(pixels), places)
-
-
-def drawn_latents(
-    backbone: FlowBackbone,
-    photographs: Sequence[Photograph],
-    *,
-    count: int,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-) -> Tensor:
-    """Packed latents of `count` pictures, each for a caption of a photograph of its own: (count, tokens, channels).
-
-    All photographs are of one size, and so are the pictures.
-    """
-    rng = np.random.default_rng((seed, 1))
-    places = rng.permutation(len(photographs))[:count]
-    captions = [_caption(backbone, photographs[place], rng) for place in places]
-    seeds = [int(value) for value in rng.integers(2**31, size=len(places))]
-    height, width, _ = photographs[0].pixels.shape
-    size, found = (width, height), []
-    with torch.no_grad():
-        for start in range(0, len(places), batch):
-            condition = backbone.encode(captions[start : start + batch])
-            x = backbone.noise(seeds[start : start + batch], size)
-            velocity = partial(backbone.velocity, condition=condition, guidance=guidance, size=size)
-            for step in trajectory(velocity, x, backbone.sigmas(steps, size)):
-                x = step.x
-            found.append(x.cpu())
-    return torch.cat(found)
 
 
 def kept(file: Path, key: str, make: Callable[[], Fakes]) -> Fakes:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from realgen.formulas.flow import interpolate, shift_of, shift_sigma
 from realgen.train.captions import write_caption
@@ -55,7 +55,10 @@ class Batch(NamedTuple):
 
 
 class FlowData:
-    """Photographs of one size with their latents, plain and mirrored, held in memory."""
+    """Photographs of one size with their latents, plain and mirrored, held in memory.
+
+    `encoder` names what `encode` computes with: latents cached under another name are computed again.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class FlowData:
         category_weights: Mapping[str, float],
         seed: int,
         cache: Path | None = None,
+        encoder: str = "",
         features: Encode | None = None,
     ) -> None:
         self.photographs = photographs
@@ -73,7 +77,7 @@ class FlowData:
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
         weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
         self._cumulative = np.cumsum(weights / weights.sum())
-        self._latents = cached(cache, _key(photographs, size), lambda: _encode_all(photographs, encode, size))
+        self._latents = cached(cache, _key(photographs, size, encoder), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
         self._shift = shift_of(self._latents.shape[2])
         self._features = None if features is None else standardised(_encode_all(photographs, features, size))
@@ -117,9 +121,17 @@ def _spread(count: int, generator: torch.Generator) -> Tensor:
     return (torch.randperm(count, generator=generator) + draw) / count
 
 
-def _key(photographs: Sequence[Photograph], size: int) -> str:
+def _key(photographs: Sequence[Photograph], size: int, encoder: str) -> str:
     names = "\n".join(photograph.file for photograph in photographs)
-    return hashlib.sha256(f"{size}\n{names}".encode()).hexdigest()
+    return hashlib.sha256(f"{size}\n{names}\n{encoder}".encode()).hexdigest()
+
+
+def digest(module: nn.Module) -> str:
+    """Of a module's weights: what was computed with others is no longer true."""
+    found = hashlib.sha256()
+    for value in module.state_dict().values():
+        found.update(value.float().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def cached(file: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:

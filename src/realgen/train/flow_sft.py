@@ -16,6 +16,7 @@ what the backbone and `texts` hold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,12 @@ def guided_velocity(
     With a weaker model half of it leads away from that one's answers instead: Karras et al. 2024, arXiv 2406.02507.
     """
     condition, weakly = backbone.encode(texts), None if weaker is None else weaker.encode(texts)
+    nothing = cache(lambda count: backbone.encode([""] * count))
     weight = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         with_text = backbone.velocity(x, sigma, condition, guidance=1.0, size=size)
-        without = backbone.velocity(x, sigma, backbone.encode([""] * len(x)), guidance=1.0, size=size)
+        without = backbone.velocity(x, sigma, nothing(len(x)), guidance=1.0, size=size)
         direction = with_text - without
         if weaker is not None and weakly is not None:
             weak = weaker.velocity(x, sigma, weakly, guidance=1.0, size=size)

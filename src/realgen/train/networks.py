@@ -1,4 +1,4 @@
-"""Fresh small networks that learn to tell real from generated, of the Hugging Face hub's own classes.
+"""Small networks that learn to tell real from generated, of the Hugging Face hub's own classes.
 
 Label 0 is "real", label 1 "fake"; exported folders are image-classification checkpoints like any other.
 """
@@ -10,11 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from realgen.core.errors import ModelError
+from realgen.train.dual_encoder import MEAN, STD
 
 LABELS = {0: "real", 1: "fake"}
+_INDICES = {name: index for index, name in LABELS.items()}
 VIT_SIDE, CONVNEXT_SIDE = 64, 128
 """Pixels that each sees: the ViT less than a generator draws, so that it judges what is shown, not the grain."""
 
@@ -44,10 +57,36 @@ def build_vit() -> Network:
             intermediate_size=768,
             hidden_dropout_prob=0.1,
             id2label=LABELS,
-            label2id={name: index for index, name in LABELS.items()},
+            label2id=_INDICES,
         )
     )
     return _network(module, VIT_SIDE, "ViTImageProcessor")
+
+
+def build_clip(folder: Path) -> Network:
+    """The image tower of the CLIP in `folder`, which knows what pictures show, on the whole picture at 64 pixels.
+
+    Its patches shrink with the picture: their kernel sees a pixel as it saw the same pixel repeated.
+    """
+    try:
+        tower = CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"cannot open the CLIP in {folder}: {reason}", hint="give start=FOLDER of one") from error
+    shrink, rest = divmod(tower.config.image_size, VIT_SIDE)
+    if rest or tower.config.patch_size % shrink:
+        raise ModelError(
+            f"the CLIP in {folder} sees {tower.config.image_size} pixels in patches of {tower.config.patch_size}",
+            hint=f"give one for a multiple of {VIT_SIDE} pixels, as realgen train alignment-tiny makes",
+        )
+    vision = {**tower.config.to_dict(), "image_size": VIT_SIDE, "patch_size": tower.config.patch_size // shrink}
+    config = CLIPConfig(vision_config=vision, id2label=LABELS, label2id=_INDICES)
+    module = CLIPForImageClassification(config).float()
+    weights = tower.state_dict()
+    kernel = weights["embeddings.patch_embedding.weight"]
+    weights["embeddings.patch_embedding.weight"] = F.avg_pool2d(kernel, shrink) * shrink**2
+    module.vision_model.load_state_dict(weights)
+    return _network(module, VIT_SIDE, "ViTImageProcessor", mean=MEAN, std=STD)
 
 
 def build_convnext() -> Network:
@@ -59,17 +98,25 @@ def build_convnext() -> Network:
             image_size=CONVNEXT_SIDE,
             drop_path_rate=0.05,
             id2label=LABELS,
-            label2id={name: index for index, name in LABELS.items()},
+            label2id=_INDICES,
         )
     )
     return _network(module, CONVNEXT_SIDE, "ConvNextImageProcessor")
 
 
-def _network(module: ViTForImageClassification | ConvNextForImageClassification, side: int, processor: str) -> Network:
+def _network(
+    module: ViTForImageClassification | CLIPForImageClassification | ConvNextForImageClassification,
+    side: int,
+    processor: str,
+    *,
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+) -> Network:
     def log_odds(pixels: Tensor) -> Tensor:
         if pixels.shape[2:] != (side, side):
             pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        logits = module(pixel_values=pixels * 2 - 1).logits
+        shift, scale = (pixels.new_tensor(part).view(3, 1, 1) for part in (mean, std))
+        logits = module(pixel_values=(pixels - shift) / scale).logits
         return logits[:, 0] - logits[:, 1]
 
     def save(folder: Path) -> None:
@@ -82,8 +129,8 @@ def _network(module: ViTForImageClassification | ConvNextForImageClassification,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
+            "image_mean": list(mean),
+            "image_std": list(std),
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

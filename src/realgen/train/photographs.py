@@ -5,6 +5,7 @@ Knows nothing of models. A manifest line needs `file` and `split`; `category`, `
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,12 @@ def _photograph(root: Path, row: dict[str, object]) -> Photograph:
         captions=tuple(str(caption) for caption in captions) if isinstance(captions, list) else (),
         source=str(row.get("source") or ""),
     )
+
+
+def of_one_size(photographs: Sequence[Photograph]) -> list[Photograph]:
+    """Those of the commonest size; the others are left out."""
+    (size, _), *_ = Counter(photograph.pixels.shape for photograph in photographs).most_common(1)
+    return [photograph for photograph in photographs if photograph.pixels.shape == size]
 
 
 def to_tensor(pixels: Sequence[np.ndarray]) -> Tensor:

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from realgen.train.autoencoder import open_autoencoder
-from realgen.train.decoder import of_one_size
-from realgen.train.photographs import Photograph, to_tensor
+from realgen.train.photographs import Photograph, of_one_size, to_tensor
 
 SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 TEXT_TOKENS = 64

@@ -79,7 +79,7 @@ def _data(
     see: "Callable[[Sequence[Image]], Tensor] | None",
 ) -> "FlowData":
     """The photographs of a split, at most 256 of those held out, with their latents."""
-    from realgen.train.flow_data import FlowData
+    from realgen.train.flow_data import FlowData, digest
 
     photographs = read_split(recipe, split)
     return FlowData(
@@ -89,6 +89,7 @@ def _data(
         category_weights=recipe.category_weights,
         seed=recipe.seed,
         cache=folder / f"latents-{split}.pt",
+        encoder=digest(backbone.pipeline.vae.encoder),
         features=see,
     )
 

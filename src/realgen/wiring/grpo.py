@@ -13,6 +13,7 @@ from realgen import pipeline, requests
 from realgen.core.errors import InputError
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.types import Request
+from realgen.hub.device import keep_gradients_right, pick_device
 from realgen.hub.plugs import use_threads
 from realgen.wiring import policy, processes, use
 
@@ -93,6 +94,7 @@ def build_trainer(recipe: FlowGrpoRecipe, world: "World", *, texts: Texts | None
     from realgen.train.scoring import ScoringQueue
 
     geometry = geometry_of(recipe, world.size)
+    keep_gradients_right(pick_device(recipe.machine))
     generator = policy.build_generator(recipe)
     # of several processes one writes the texts: a language model may answer another differently
     found: Texts = world.gather([texts or texts_of(recipe, generator)])[0]

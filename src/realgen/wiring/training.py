@@ -20,7 +20,7 @@ from realgen.core.training_recipes import (
     UnseenWordsRecipe,
 )
 from realgen.hub import plugs
-from realgen.hub.device import pick_device, pick_dtype
+from realgen.hub.device import keep_gradients_right, pick_device, pick_dtype
 from realgen.hub.plugs import use_threads
 from realgen.wiring import flow_sft, grpo
 from realgen.wiring.materials import embedded, load_flux, read_split
@@ -90,28 +90,31 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
 
 def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
     """The trainer of a training recipe, computing in the machine's number format."""
+    device = pick_device(recipe.machine)
+    keep_gradients_right(device)
     trainer: Any = _TRAINERS[type(recipe)](recipe, folder)
-    trainer.dtype = pick_dtype(recipe.machine, pick_device(recipe.machine))
+    trainer.dtype = pick_dtype(recipe.machine, device)
     return cast("Trainer", trainer)
 
 
 def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
-    import numpy as np
     import torch
 
-    from realgen.train.autoencoder import AutoencoderTrainer, build_autoencoder, open_autoencoder
-    from realgen.train.linear_start import start_linear
-    from realgen.train.photographs import random_crops
+    from realgen.train.autoencoder import AutoencoderTrainer, linear_autoencoder, open_autoencoder
 
     photographs = read_split(recipe, "train")
     torch.manual_seed(recipe.seed)
     if recipe.model is not None:
         model = open_autoencoder(recipe.model).requires_grad_(True)
     else:
-        model = build_autoencoder(
-            widths=recipe.widths, latent_channels=recipe.latent_channels, groups=recipe.groups, size=128
+        model = linear_autoencoder(
+            photographs,
+            widths=recipe.widths,
+            latent_channels=recipe.latent_channels,
+            groups=recipe.groups,
+            size=128,
+            seed=recipe.seed,
         )
-        start_linear(model, random_crops(photographs, count=384, size=96, rng=np.random.default_rng(recipe.seed)))
     held_out = [photograph for photograph in read_split(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
     return AutoencoderTrainer(
         model.to(pick_device(recipe.machine)),
@@ -131,8 +134,9 @@ def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
     import torch
 
     from realgen.train.autoencoder import open_autoencoder
-    from realgen.train.decoder import DecoderTrainer, Windows, of_one_size
+    from realgen.train.decoder import DecoderTrainer, Windows
     from realgen.train.discriminator import PatchDiscriminator
+    from realgen.train.photographs import of_one_size
 
     device = pick_device(recipe.machine)
     model = open_autoencoder(recipe.model).to(device)
@@ -157,39 +161,29 @@ def _decoder_trainer(recipe: DecoderRecipe, folder: Path) -> "Trainer":
 
 def _drawn_windows(recipe: DecoderRecipe, photographs: "Sequence[Photograph]", folder: Path) -> "Windows":
     """Windows of pictures that the recipe's pipeline draws, with the latents that they were decoded from."""
-    import numpy as np
-    import torch
-
-    from realgen.formulas.pixels import to_images
     from realgen.generators.flux import FluxBackbone
-    from realgen.train import fakes
+    from realgen.train import drawn
     from realgen.train.decoder import Windows
     from realgen.train.flow_data import cached
-    from realgen.train.photographs import Photograph
 
     backbone = FluxBackbone(load_flux(str(recipe.model), recipe.machine), max_text_tokens=64)
-    height, width, _ = photographs[0].pixels.shape
-
-    def draw() -> "torch.Tensor":
-        return fakes.drawn_latents(
+    batch = recipe.machine.batch
+    packed = cached(
+        folder / "drawn.pt",
+        f"{recipe.model} {recipe.drawn} {recipe.guidance} {recipe.seed} {[one.file for one in photographs]}",
+        lambda: drawn.draw(
             backbone,
             photographs,
             count=recipe.drawn,
             steps=20,
             guidance=recipe.guidance,
-            batch=recipe.machine.batch,
+            batch=batch,
             seed=recipe.seed,
-        )
-
-    packed = cached(folder / "drawn.pt", f"{recipe.model} {recipe.drawn} {recipe.guidance} {recipe.seed}", draw)
-    latents, pictures = [], []
-    for chunk in packed.split(recipe.machine.batch):
-        x = chunk.to(backbone.pipeline.device)
-        latents.append(backbone.decoder_input(x, (width, height)).cpu())
-        with torch.no_grad():
-            pictures += to_images(backbone.decode(x, (width, height)))
-    before = [Photograph("", np.asarray(picture), None, "", (), "") for picture in pictures]
-    return Windows(before, backbone.pipeline.vae, crop=recipe.crop, seed=recipe.seed, latents=torch.cat(latents))
+        ),
+    )
+    size = drawn.size_of(photographs)
+    latents, before = drawn.decoded(backbone, backbone.decoder_input, packed, size=size, batch=batch)
+    return Windows(before, backbone.pipeline.vae, crop=recipe.crop, seed=recipe.seed, latents=latents)
 
 
 def _classifier_trainer(recipe: ClassifierRecipe, _: Path) -> "Trainer":
@@ -226,7 +220,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
     torch.manual_seed(recipe.seed)
     train, apart = (np.stack([one.pixels for one in parts[part]]) for part in ("train", "apart"))
     return DetectorTrainer(
-        _network(recipe.network, pick_device(recipe.machine)),
+        _network(recipe, pick_device(recipe.machine)),
         train,
         made["train"],
         (apart[:256], made["apart"]),
@@ -265,14 +259,17 @@ def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", f
     return fakes.kept(file, f"{spec} {recipe.seed} {[one.file for one in photographs]}", make)
 
 
-def _network(name: str, device: "torch.device") -> "Network":
+def _network(recipe: DetectorRecipe, device: "torch.device") -> "Network":
     from realgen.scorers.residual import Residual, ResidualNet
-    from realgen.train.networks import Network, build_convnext, build_vit
+    from realgen.train.networks import Network, build_clip, build_convnext, build_vit
 
-    if name == "residual":
+    if recipe.network == "residual":
         module = ResidualNet().to(device)
         return Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
-    network = build_vit() if name == "vit" else build_convnext()
+    if recipe.network == "convnext":
+        network = build_convnext()
+    else:
+        network = build_vit() if recipe.start is None else build_clip(recipe.start)
     network.module.to(device)
     return network
 

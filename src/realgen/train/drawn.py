@@ -1,0 +1,66 @@
+"""Pictures that a flow draws, with the latents that they were decoded from: what a decoder learns from.
+
+Knows no particular model.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realgen.core.protocols import FlowBackbone, Size
+from realgen.formulas.flow import trajectory
+from realgen.formulas.pixels import to_images
+from realgen.train.fakes import fitting_caption
+from realgen.train.photographs import Photograph
+
+
+def draw(
+    backbone: FlowBackbone,
+    photographs: Sequence[Photograph],
+    *,
+    count: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+) -> Tensor:
+    """Packed latents (count, tokens, channels) of pictures, each for a caption of a photograph of its own.
+
+    All photographs are of one size, and so are the pictures; all follows from `seed`.
+    """
+    rng = np.random.default_rng((seed, 1))
+    places = rng.permutation(len(photographs))[:count]
+    captions = [fitting_caption(backbone, photographs[place], rng) for place in places]
+    seeds = [int(value) for value in rng.integers(2**31, size=len(places))]
+    size, found = size_of(photographs), []
+    with torch.no_grad():
+        for start in range(0, len(places), batch):
+            condition = backbone.encode(captions[start : start + batch])
+            x = backbone.noise(seeds[start : start + batch], size)
+            velocity = partial(backbone.velocity, condition=condition, guidance=guidance, size=size)
+            for step in trajectory(velocity, x, backbone.sigmas(steps, size)):
+                x = step.x
+            found.append(x.cpu())
+    return torch.cat(found)
+
+
+def decoded(
+    backbone: FlowBackbone, decoder_input: Callable[[Tensor, Size], Tensor], packed: Tensor, *, size: Size, batch: int
+) -> tuple[Tensor, list[Photograph]]:
+    """What the decoder reads of packed latents, (N, channels, h, w) on the CPU, and the pictures that it makes."""
+    latents, pictures = [], []
+    for chunk in packed.split(batch):
+        x = chunk.to(next(backbone.module.parameters()).device)
+        latents.append(decoder_input(x, size).cpu())
+        with torch.no_grad():
+            pictures += to_images(backbone.decode(x, size))
+    return torch.cat(latents), [Photograph("", np.asarray(picture), None, "", (), "") for picture in pictures]
+
+
+def size_of(photographs: Sequence[Photograph]) -> Size:
+    """Width and height of photographs of one size."""
+    height, width, _ = photographs[0].pixels.shape
+    return width, height

@@ -1,0 +1,98 @@
+"""Flow trainings from their recipes: another autoencoder, a teacher of its own, batches made ahead."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from conftest import save_random_flux
+from realgen.core import config
+from realgen.core.errors import ConfigError
+from realgen.wiring import training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six photographs of 32 pixels, two of them held out."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    rows = []
+    for index in range(6):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+        split = "train" if index < 4 else "test"
+        rows.append(
+            {"file": f"{index}.png", "split": split, "category": "plants", "cls": "rose", "captions": ["a rose"]}
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def trainer_of(name, data, folder, *overrides):
+    small = ["steps=2", "batch=2", "size=[32, 32]", "max_text_tokens=32", "machine.device=cpu", "machine.dtype=float32"]
+    recipe = config.load(name, overrides=[f"data='{data}'", "preview_prompts=[]", *small, *overrides])
+    return training.build_trainer(recipe, folder)
+
+
+def test_another_autoencoder_is_measured_anew_and_exported(random_flux, data, tmp_path):
+    torch.manual_seed(3)
+    other = AutoencoderKL.from_config(AutoencoderKL.load_config(random_flux / "vae"))
+    other.save_pretrained(tmp_path / "other")
+    trainer = trainer_of(
+        "flow-tiny",
+        data,
+        tmp_path,
+        f"model='{random_flux}'",
+        f"autoencoder='{tmp_path / 'other'}'",
+        "short_text_tokens=0",
+    )
+    vae = trainer.backbone.pipeline.vae
+    assert torch.equal(vae.encoder.conv_in.weight, other.encoder.conv_in.weight)
+    latents = trainer.data._latents[0].float()
+    assert (latents.mean().item(), latents.std().item()) == pytest.approx((0, 1), abs=0.02)
+    assert torch.isfinite(trainer.step(0)["loss"])
+    trainer.export(tmp_path / "model")
+    exported = AutoencoderKL.from_pretrained(tmp_path / "model" / "vae")
+    assert exported.config.scaling_factor == vae.config.scaling_factor != 0.7
+
+
+def test_latents_of_another_encoder_are_computed_again(random_flux, data, tmp_path):
+    first = trainer_of("flow-tiny", data, tmp_path, f"model='{random_flux}'")
+    (tmp_path / "other").mkdir()
+    save_random_flux(tmp_path / "other", seed=5)
+    second = trainer_of("flow-tiny", data, tmp_path, f"model='{tmp_path / 'other'}'")
+    again = trainer_of("flow-tiny", data, tmp_path, f"model='{tmp_path / 'other'}'")
+    assert not torch.equal(first.data._latents, second.data._latents)
+    assert torch.equal(second.data._latents, again.data._latents)
+
+
+def test_a_distillation_can_go_on_with_its_teacher(random_flux, data, tmp_path):
+    (tmp_path / "later").mkdir()
+    save_random_flux(tmp_path / "later", seed=5)
+    trainer = trainer_of(
+        "guidance-tiny",
+        data,
+        tmp_path,
+        f"model='{tmp_path / 'later'}'",
+        f"teacher='{random_flux}'",
+        "machine.loaders=1",
+    )
+    flux = AutoencoderKL.from_pretrained(random_flux / "vae")
+    assert torch.equal(trainer.teacher.pipeline.vae.encoder.conv_in.weight, flux.encoder.conv_in.weight)
+    assert not torch.equal(trainer.teacher.module.proj_out.weight, trainer.backbone.module.proj_out.weight)
+    assert trainer.tokenize is not None
+    assert torch.isfinite(trainer.step(0)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("flow-tiny", ["teacher=x"], "distil_guidance"),
+        ("guidance-tiny", ["autoencoder=x"], "own latents"),
+        ("detector-residual", ["start=x"], "network=vit"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(name, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        config.load(name, overrides=overrides)
