@@ -112,7 +112,7 @@ def test_scorers_are_built_by_the_recipe_s_names(classifier):
 
 
 def test_a_recipe_without_scorers_builds_none():
-    assert use.build_scorers(config.load("tiny")) == {}
+    assert use.build_scorers(config.load("tiny", overrides=["scorers=null", "reward=null"])) == {}
 
 
 def test_every_scorer_s_options_are_checked_before_one_is_built(classifier, monkeypatch):

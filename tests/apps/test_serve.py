@@ -54,7 +54,7 @@ def test_a_weak_token_is_refused_and_not_printed(monkeypatch, token):
 
 def test_only_recipes_with_scorers_are_served(tmp_path):
     with pytest.raises(ConfigError, match="has no scorers"):
-        _serve.load("tiny", None, ["scorers={}"])
+        _serve.load("tiny", None, ["scorers=null", "reward=null"])
     with pytest.raises(ConfigError, match="has no scorers"):
         _serve.load("flow-tiny", None, [])
 

@@ -80,7 +80,7 @@ class DecoderRecipe(PhotographRecipe):
     drawn: int = Field(default=0, ge=0)
     """Pictures that the pipeline draws for captions, whose patches must look real too; 0: reconstructions alone."""
 
-    guidance: float = Field(default=2.0, ge=0)
+    guidance: float = Field(default=3.0, ge=0)
     """How closely they follow their captions."""
 
     crop: int = Field(default=64, ge=16)
@@ -234,7 +234,7 @@ class FakesSpec(Spec):
     steps: int = Field(default=20, ge=1)
     """Denoiser evaluations a picture."""
 
-    guidance: float = Field(default=2.0, ge=0)
+    guidance: float = Field(default=3.0, ge=0)
     """How closely the caption is followed."""
 
 

@@ -27,6 +27,8 @@ from realgen.train.single import SingleModelTrainer
 DEGRADED_PHOTOGRAPHS = 0.2
 """Share of photographs that are degraded too."""
 SMOOTHING = 0.02
+SURE = -8.0
+"""Log-odds at which a fake is found out for good: a degraded one need not be any surer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class DetectorTrainer(SingleModelTrainer):
         loss = (
             _cross_entropy(on_real, real=True)
             + (_cross_entropy(on_clean, real=False) + _cross_entropy(on_degraded, real=False)) / 2
-            + F.relu(on_degraded - on_clean.detach()).mean() / 2
+            + F.relu(on_degraded - on_clean.detach().clamp(min=SURE)).mean() / 2
         )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
