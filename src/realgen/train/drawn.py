@@ -13,7 +13,7 @@ from torch import Tensor
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.formulas.flow import trajectory
 from realgen.formulas.pixels import to_images
-from realgen.train.fakes import fitting_caption
+from realgen.train.fakes import asked
 from realgen.train.photographs import Photograph
 
 
@@ -31,13 +31,10 @@ def draw(
 
     All photographs are of one size, and so are the pictures; all follows from `seed`.
     """
-    rng = np.random.default_rng((seed, 1))
-    places = rng.permutation(len(photographs))[:count]
-    captions = [fitting_caption(backbone, photographs[place], rng) for place in places]
-    seeds = [int(value) for value in rng.integers(2**31, size=len(places))]
+    _, captions, seeds = asked(backbone, photographs, np.random.default_rng((seed, 1)), count=count)
     size, found = size_of(photographs), []
     with torch.no_grad():
-        for start in range(0, len(places), batch):
+        for start in range(0, len(seeds), batch):
             condition = backbone.encode(captions[start : start + batch])
             x = backbone.noise(seeds[start : start + batch], size)
             velocity = partial(backbone.velocity, condition=condition, guidance=guidance, size=size)

@@ -43,9 +43,7 @@ def drawn(
 ) -> Fakes:
     """`count` pictures, each for a caption of a photograph of its own; all follow from `seed`."""
     rng = np.random.default_rng((seed, *family.encode()))
-    places = rng.permutation(len(photographs))[:count]
-    captions = [fitting_caption(generator, photographs[place], rng) for place in places]
-    seeds = [int(value) for value in rng.integers(2**31, size=len(places))]
+    places, captions, seeds = asked(generator, photographs, rng, count=count)
     pixels = []
     for start in range(0, len(places), batch):
         chunk = slice(start, start + batch)
@@ -54,8 +52,16 @@ def drawn(
     return Fakes(family, np.stack(pixels), places)
 
 
-def fitting_caption(generator: Generator | FlowBackbone, photograph: Photograph, rng: np.random.Generator) -> str:
-    """A caption of the photograph, or its class where the generator cannot read the caption whole."""
+def asked(
+    generator: Generator | FlowBackbone, photographs: Sequence[Photograph], rng: np.random.Generator, *, count: int
+) -> tuple[np.ndarray, list[str], list[int]]:
+    """Places of `count` photographs, a caption of each (its class, where the generator cannot read it) and a seed."""
+    places = rng.permutation(len(photographs))[:count]
+    captions = [_caption(generator, photographs[place], rng) for place in places]
+    return places, captions, [int(value) for value in rng.integers(2**31, size=len(places))]
+
+
+def _caption(generator: Generator | FlowBackbone, photograph: Photograph, rng: np.random.Generator) -> str:
     caption, limit = write_caption(photograph, describe(photograph), rng), generator.max_text_tokens
     return photograph.cls if limit is not None and generator.num_text_tokens(caption) > limit else caption
 
