@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from realgen.train import degradations
-from realgen.train.degradations import KINDS, STRENGTHS, degrade, random_degradation, recolour, through_jpeg
+from realgen.train.degradations import KINDS, STRENGTHS, degrade, random_degradation, recolour, recrop, through_jpeg
 
 
 def picture(height=64, width=64):
@@ -119,7 +119,15 @@ def test_jpeg_as_the_photographs_were_saved_is_faithful(tmp_path):
 # ---- by chance ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [random_degradation, recolour, lambda x, rng: degrade(x, "noise", 0.5, rng)])
+CHANGES = [
+    random_degradation,
+    recolour,
+    lambda x, rng: degrade(x, "noise", 0.5, rng),
+    lambda x, rng: recrop(x, rng, least=0.5),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_is_drawn_follows_from_the_generator(change):
     pixels = picture()
     first, again, other = (change(pixels, rng_of(seed)) for seed in (3, 3, 4))
@@ -175,3 +183,27 @@ def test_brightness_contrast_and_tint_by_hand():
     assert np.ptp(gains, axis=1).max() <= 1.2 * 0.1 + 2 * step
     assert -20.5 <= np.min(shifts) < -18
     assert 18 < np.max(shifts) <= 20.5
+
+
+def test_a_window_is_a_part_of_the_picture_as_large_as_the_whole():
+    """On a slope of x in red and of y in green the corners of a window can be read off."""
+    ramp = np.arange(64, dtype=np.uint8) * 4
+    pixels = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.zeros((64, 64), np.uint8)], -1)
+    sides, lefts = [], []
+    for seed in range(300):
+        window = recrop(pixels, rng_of(seed), least=0.5)
+        assert (window.shape, window.dtype) == ((64, 64, 3), np.uint8)
+        wide, high = (
+            (int(window[32, -1, 0]) - int(window[32, 0, 0])) / 4,
+            (int(window[-1, 32, 1]) - int(window[0, 32, 1])) / 4,
+        )
+        assert wide == pytest.approx(high, abs=1.5)
+        sides.append(wide + 1)
+        lefts.append(int(window[32, 0, 0]) / 4)
+    assert 30 < min(sides) < 35
+    assert 62 < max(sides) <= 64
+    assert max(lefts) > 20
+
+
+def test_a_window_of_the_whole_side_is_the_picture():
+    assert np.array_equal(recrop(picture(), rng_of(0), least=1), picture())

@@ -258,6 +258,9 @@ class DetectorRecipe(PhotographRecipe):
     side: int = Field(default=128, ge=64)
     """Pixels of a picture's side."""
 
+    min_crop: float = Field(default=1.0, gt=0, le=1)
+    """Least share of the side that a random window keeps; 1 takes pictures whole."""
+
     @model_validator(mode="after")
     def _starts_as_a_vit(self) -> Self:
         if self.start is not None and self.network != "vit":

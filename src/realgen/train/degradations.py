@@ -58,6 +58,15 @@ def recolour(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _levels(side)
 
 
+def recrop(pixels: np.ndarray, rng: np.random.Generator, *, least: float) -> np.ndarray:
+    """A random square window of pixels (S, S, 3), at least `least` of the side, as large as they were."""
+    side = len(pixels)
+    kept = side * rng.uniform(least, 1)
+    left, top = rng.uniform(0, side - kept, 2)
+    window = (left, top, left + kept, top + kept)
+    return _array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=window))
+
+
 def _array(image: Image.Image) -> np.ndarray:
     pixels: np.ndarray = np.array(image)
     return pixels

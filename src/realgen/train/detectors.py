@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from realgen.formulas.stats import auroc
 from realgen.train.ahead import Ahead
-from realgen.train.degradations import KINDS, degrade, random_degradation, recolour
+from realgen.train.degradations import KINDS, degrade, random_degradation, recolour, recrop
 from realgen.train.networks import Network
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
@@ -57,12 +57,15 @@ class DetectorTrainer(SingleModelTrainer):
         learning_rate: float,
         ema_decay: float,
         seed: int,
+        min_crop: float = 1.0,
         loaders: int = 0,
     ) -> None:
+        """Learns from random windows of pictures, at least `min_crop` of their side, where that is below 1."""
         self.optimizer = torch.optim.AdamW(network.module.parameters(), lr=learning_rate, weight_decay=0.05)
         super().__init__(network.module, self.optimizer, ema_decay=ema_decay)
         self.network, self.log_odds = network, network.log_odds
-        self.photographs, self.fakes = photographs, list(fakes)
+        self.photographs, self.min_crop = photographs, min_crop
+        self.fakes = [(one.pixels[place], one.partner[place]) for one in fakes for place in range(len(one.pixels))]
         self.held_out_photographs, self.held_out_fakes = held_out
         self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
         self._batches = Ahead(self._draw, loaders=loaders)
@@ -95,14 +98,17 @@ class DetectorTrainer(SingleModelTrainer):
         rng = np.random.default_rng((self.seed, index))
         real, clean, degraded = [], [], []
         for _ in range(self.batch):
-            family = self.fakes[int(rng.integers(len(self.fakes)))]
-            chosen = int(rng.integers(len(family.pixels)))
-            photograph = recolour(self.photographs[family.partner[chosen]], rng)
-            fake = recolour(family.pixels[chosen], rng)
+            generated, partner = self.fakes[int(rng.integers(len(self.fakes)))]
+            photograph, fake = (self._varied(pixels, rng) for pixels in (self.photographs[partner], generated))
             real.append(random_degradation(photograph, rng) if rng.random() < DEGRADED_PHOTOGRAPHS else photograph)
             clean.append(fake)
             degraded.append(random_degradation(fake, rng))
         return torch.from_numpy(np.stack([*real, *clean, *degraded]))
+
+    def _varied(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Changed in ways that are no sign of either class."""
+        window = pixels if self.min_crop == 1 else recrop(pixels, rng, least=self.min_crop)
+        return recolour(window, rng)
 
     @torch.no_grad()
     def answers(self, pixels: Sequence[np.ndarray]) -> Tensor:

@@ -28,8 +28,8 @@ from realgen.train.dual_encoder import MEAN, STD
 
 LABELS = {0: "real", 1: "fake"}
 _INDICES = {name: index for index, name in LABELS.items()}
-VIT_SIDE, CONVNEXT_SIDE = 64, 128
-"""Pixels that each sees: the ViT less than a generator draws, so that it judges what is shown, not the grain."""
+SIDE = 128
+"""Pixels that a fresh network sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Network:
 
 
 def build_vit() -> Network:
-    """Some 2.7 million parameters on the whole picture at 64 pixels."""
+    """Some 2.8 million parameters on the whole picture in patches of 16 pixels."""
     module = ViTForImageClassification(
         ViTConfig(
-            image_size=VIT_SIDE,
-            patch_size=8,
+            image_size=SIDE,
+            patch_size=16,
             hidden_size=192,
             num_hidden_layers=6,
             num_attention_heads=3,
@@ -60,33 +60,20 @@ def build_vit() -> Network:
             label2id=_INDICES,
         )
     )
-    return _network(module, VIT_SIDE, "ViTImageProcessor")
+    return _network(module, SIDE, "ViTImageProcessor")
 
 
 def build_clip(folder: Path) -> Network:
-    """The image tower of the CLIP in `folder`, which knows what pictures show, on the whole picture at 64 pixels.
-
-    Its patches shrink with the picture: their kernel sees a pixel as it saw the same pixel repeated.
-    """
+    """The image tower of the CLIP in `folder`, which knows what pictures show, on the whole picture at its own size."""
     try:
         tower = CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(f"cannot open the CLIP in {folder}: {reason}", hint="give start=FOLDER of one") from error
-    shrink, rest = divmod(tower.config.image_size, VIT_SIDE)
-    if rest or tower.config.patch_size % shrink:
-        raise ModelError(
-            f"the CLIP in {folder} sees {tower.config.image_size} pixels in patches of {tower.config.patch_size}",
-            hint=f"give one for a multiple of {VIT_SIDE} pixels, as realgen train alignment-tiny makes",
-        )
-    vision = {**tower.config.to_dict(), "image_size": VIT_SIDE, "patch_size": tower.config.patch_size // shrink}
-    config = CLIPConfig(vision_config=vision, id2label=LABELS, label2id=_INDICES)
+    config = CLIPConfig(vision_config=tower.config.to_dict(), id2label=LABELS, label2id=_INDICES)
     module = CLIPForImageClassification(config).float()
-    weights = tower.state_dict()
-    kernel = weights["embeddings.patch_embedding.weight"]
-    weights["embeddings.patch_embedding.weight"] = F.avg_pool2d(kernel, shrink) * shrink**2
-    module.vision_model.load_state_dict(weights)
-    return _network(module, VIT_SIDE, "ViTImageProcessor", mean=MEAN, std=STD)
+    module.vision_model.load_state_dict(tower.state_dict())
+    return _network(module, tower.config.image_size, "ViTImageProcessor", mean=MEAN, std=STD)
 
 
 def build_convnext() -> Network:
@@ -95,13 +82,13 @@ def build_convnext() -> Network:
         ConvNextConfig(
             hidden_sizes=[32, 64, 128, 256],
             depths=[2, 2, 4, 2],
-            image_size=CONVNEXT_SIDE,
+            image_size=SIDE,
             drop_path_rate=0.05,
             id2label=LABELS,
             label2id=_INDICES,
         )
     )
-    return _network(module, CONVNEXT_SIDE, "ConvNextImageProcessor")
+    return _network(module, SIDE, "ConvNextImageProcessor")
 
 
 def _network(

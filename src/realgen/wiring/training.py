@@ -229,6 +229,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
         learning_rate=recipe.learning_rate,
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
+        min_crop=recipe.min_crop,
         loaders=recipe.machine.loaders,
     )
 
