@@ -420,14 +420,14 @@ def test_a_detector_s_recipe_chooses_its_network_photographs_and_fakes(name, ran
     recipe = detector_recipe(name, random_flux, textures, "seed=5", "learning_rate=0.25", "ema_decay=0.5")
     trainer = training.build_trainer(recipe, tmp_path)
     classes = {
-        "vit": "ViTForImageClassification",
+        "pvt": "PvtV2ForImageClassification",
         "residual": "ResidualNet",
         "convnext": "ConvNextForImageClassification",
     }
     assert type(trainer.model).__name__ == classes[recipe.network]
     assert (len(trainer.photographs), len(trainer.held_out_photographs)) == (10, 2)  # every tenth is apart
-    assert [fakes.family for fakes in trainer.fakes] == list(recipe.fakes)
-    assert [len(fakes.pixels) for fakes in trainer.fakes] == [5] * len(recipe.fakes)
+    assert [fakes.family for fakes in trainer.held_out_fakes] == list(recipe.fakes)
+    assert len(trainer.fakes) == 5 * len(recipe.fakes)
     assert [len(fakes.pixels) for fakes in trainer.held_out_fakes] == [1] * len(recipe.fakes)
     own = {
         Image.open(textures / f"{index}.png").tobytes()

@@ -6,36 +6,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextConfig, CLIPTextModel
+from transformers import AutoModelForImageClassification
 
 from conftest import FLOAT32
-from realgen.core.errors import ModelError
 from realgen.scorers.image_classifier import Options, build
-from realgen.train.dual_encoder import build_dual_encoder
-from realgen.train.networks import SIDE, build_clip, build_convnext, build_vit
+from realgen.train.networks import SIDE, build_convnext, build_pvt
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """An image-text dual encoder for 128 pixels."""
-    torch.manual_seed(1)
-    text = CLIPTextConfig(
-        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    build_dual_encoder(CLIPTextModel(text), side=128).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-BUILDERS = ("vit", "clip", "convnext")
+BUILDERS = {"pvt": build_pvt, "convnext": build_convnext}
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
-def exported(request, clip, tmp_path_factory):
+def exported(request, tmp_path_factory):
     """A fresh network whose answers differ, and the folder that it saved."""
-    makers = {"vit": build_vit, "clip": lambda: build_clip(clip), "convnext": build_convnext}
     torch.manual_seed(0)
-    network = makers[request.param]()
+    network = BUILDERS[request.param]()
     network.module.eval()
     with torch.no_grad():
         network.head.weight.normal_()
@@ -100,14 +85,6 @@ def test_the_folder_opens_with_transformers_and_gives_the_same_chances(exported)
     assert found.tolist() == pytest.approx(chances(network, images).tolist(), abs=0.01)  # weights of three digits
 
 
-@torch.no_grad()
-def test_it_starts_as_the_clip_s_tower(clip):
-    network, tower = build_clip(clip), CLIPModel.from_pretrained(clip, dtype=torch.float32).vision_model
-    pixels = torch.randn(2, 3, SIDE, SIDE)
-    states = network.module.vision_model(pixel_values=pixels).last_hidden_state
-    assert torch.equal(states, tower(pixel_values=pixels).last_hidden_state)
-
-
 def test_saving_leaves_the_network_as_it_is(exported, tmp_path):
     network, folder = exported
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
@@ -141,14 +118,3 @@ def test_pixels_have_gradients_at_any_size(exported):
     answers.sum().backward()
     assert all(row.abs().max() > 0 for row in pixels.grad)
     network.module.zero_grad()
-
-
-def test_a_folder_without_a_fitting_clip_is_refused(clip, tmp_path):
-    with pytest.raises(ModelError, match="cannot open the CLIP"):
-        build_clip(tmp_path)
-    model = CLIPModel.from_pretrained(clip)
-    model.config.vision_config.image_size = 96
-    model.config.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((clip / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError):
-        build_clip(tmp_path)

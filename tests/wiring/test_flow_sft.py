@@ -90,7 +90,6 @@ def test_a_distillation_can_go_on_with_its_teacher(random_flux, data, tmp_path):
     [
         ("flow-tiny", ["teacher=x"], "distil_guidance"),
         ("guidance-tiny", ["autoencoder=x"], "own latents"),
-        ("detector-residual", ["start=x"], "network=vit"),
     ],
 )
 def test_what_does_not_go_together_is_refused(name, overrides, said):

@@ -243,11 +243,8 @@ class DetectorRecipe(PhotographRecipe):
 
     kind: Literal["detector"]
 
-    network: Literal["vit", "residual", "convnext"]
-    """A small ViT on the whole picture; the noise residual's network; a small ConvNeXt, for the held-out detector."""
-
-    start: Path | None = None
-    """Folder of a CLIP whose image tower the ViT starts as (what alignment-tiny exports); null starts fresh."""
+    network: Literal["pvt", "residual", "convnext"]
+    """A small vision transformer on the whole picture; the noise residual's network; a small ConvNeXt, held out."""
 
     fakes: dict[str, FakesSpec] = Field(min_length=1)
     """Families of generated pictures, by name."""
@@ -260,13 +257,6 @@ class DetectorRecipe(PhotographRecipe):
 
     min_crop: float = Field(default=1.0, gt=0, le=1)
     """Least share of the side that a random window keeps; 1 takes pictures whole."""
-
-    @model_validator(mode="after")
-    def _starts_as_a_vit(self) -> Self:
-        if self.start is not None and self.network != "vit":
-            message = f"start is a tower for network=vit, not for {self.network}"
-            raise ValueError(message)
-        return self
 
 
 class AlignmentRecipe(PhotographRecipe):

@@ -10,26 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    CLIPConfig,
-    CLIPForImageClassification,
-    CLIPModel,
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
-
-from realgen.core.errors import ModelError
-from realgen.train.dual_encoder import MEAN, STD
+from transformers import ConvNextConfig, ConvNextForImageClassification, PvtV2Config, PvtV2ForImageClassification
 
 LABELS = {0: "real", 1: "fake"}
 _INDICES = {name: index for index, name in LABELS.items()}
 SIDE = 128
-"""Pixels that a fresh network sees."""
+"""Pixels of the side of the whole picture, as these networks see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +33,25 @@ class Network:
     """Writes the folder that the detector's scorer opens."""
 
 
-def build_vit() -> Network:
-    """Some 2.8 million parameters on the whole picture in patches of 16 pixels."""
-    module = ViTForImageClassification(
-        ViTConfig(
+def build_pvt() -> Network:
+    """A pyramid vision transformer (PVTv2: Wang et al. 2022, arXiv 2106.13797) of some 2.4 million parameters."""
+    module = PvtV2ForImageClassification(
+        PvtV2Config(
             image_size=SIDE,
-            patch_size=16,
-            hidden_size=192,
-            num_hidden_layers=6,
-            num_attention_heads=3,
-            intermediate_size=768,
-            hidden_dropout_prob=0.1,
+            hidden_sizes=[32, 64, 128, 192],
+            depths=[2, 2, 3, 2],
+            num_attention_heads=[1, 2, 4, 6],
+            mlp_ratios=[4, 4, 4, 4],
+            drop_path_rate=0.05,
             id2label=LABELS,
             label2id=_INDICES,
         )
     )
-    return _network(module, SIDE, "ViTImageProcessor")
-
-
-def build_clip(folder: Path) -> Network:
-    """The image tower of the CLIP in `folder`, which knows what pictures show, on the whole picture at its own size."""
-    try:
-        tower = CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"cannot open the CLIP in {folder}: {reason}", hint="give start=FOLDER of one") from error
-    config = CLIPConfig(vision_config=tower.config.to_dict(), id2label=LABELS, label2id=_INDICES)
-    module = CLIPForImageClassification(config).float()
-    module.vision_model.load_state_dict(tower.state_dict())
-    return _network(module, tower.config.image_size, "ViTImageProcessor", mean=MEAN, std=STD)
+    return _network(module, "ViTImageProcessor")
 
 
 def build_convnext() -> Network:
-    """Some 2 million parameters on the whole picture at 128 pixels."""
+    """A ConvNeXt (Liu et al. 2022, arXiv 2201.03545) of some 2 million parameters."""
     module = ConvNextForImageClassification(
         ConvNextConfig(
             hidden_sizes=[32, 64, 128, 256],
@@ -88,22 +62,14 @@ def build_convnext() -> Network:
             label2id=_INDICES,
         )
     )
-    return _network(module, SIDE, "ConvNextImageProcessor")
+    return _network(module, "ConvNextImageProcessor")
 
 
-def _network(
-    module: ViTForImageClassification | CLIPForImageClassification | ConvNextForImageClassification,
-    side: int,
-    processor: str,
-    *,
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5),
-) -> Network:
+def _network(module: PvtV2ForImageClassification | ConvNextForImageClassification, processor: str) -> Network:
     def log_odds(pixels: Tensor) -> Tensor:
-        if pixels.shape[2:] != (side, side):
-            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        shift, scale = (pixels.new_tensor(part).view(3, 1, 1) for part in (mean, std))
-        logits = module(pixel_values=(pixels - shift) / scale).logits
+        if pixels.shape[2:] != (SIDE, SIDE):
+            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+        logits = module(pixel_values=2 * pixels - 1).logits
         return logits[:, 0] - logits[:, 1]
 
     def save(folder: Path) -> None:
@@ -111,13 +77,13 @@ def _network(
         settings = {
             "image_processor_type": processor,
             "do_resize": True,
-            "size": {"height": side, "width": side},
+            "size": {"height": SIDE, "width": SIDE},
             "resample": 2,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": list(mean),
-            "image_std": list(std),
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -262,15 +262,12 @@ def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", f
 
 def _network(recipe: DetectorRecipe, device: "torch.device") -> "Network":
     from realgen.scorers.residual import Residual, ResidualNet
-    from realgen.train.networks import Network, build_clip, build_convnext, build_vit
+    from realgen.train.networks import Network, build_convnext, build_pvt
 
     if recipe.network == "residual":
         module = ResidualNet().to(device)
         return Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
-    if recipe.network == "convnext":
-        network = build_convnext()
-    else:
-        network = build_vit() if recipe.start is None else build_clip(recipe.start)
+    network = build_convnext() if recipe.network == "convnext" else build_pvt()
     network.module.to(device)
     return network
 
