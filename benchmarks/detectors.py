@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     recipe = realgen.load(given.recipe, overrides=given.overrides)
     detectors = {name: scorer for name, scorer in use.build_scorers(recipe).items() if scorer.info.is_detector}
     test = [one for one in read_photographs(given.data, split="test") if one.pixels.shape[:2] == (128, 128)]

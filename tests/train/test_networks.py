@@ -9,10 +9,11 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from conftest import FLOAT32
+from realgen.core.errors import ModelError
 from realgen.scorers.image_classifier import Options, build
-from realgen.train.networks import SIDE, build_convnext, build_pvt
+from realgen.train.networks import SIDE, build_convnext, build_pvt, go_on_from
 
-
+PVT, CONVNEXT = "PvtV2ForImageClassification", "ConvNextForImageClassification"
 BUILDERS = {"pvt": build_pvt, "convnext": build_convnext}
 
 
@@ -118,3 +119,20 @@ def test_pixels_have_gradients_at_any_size(exported):
     answers.sum().backward()
     assert all(row.abs().max() > 0 for row in pixels.grad)
     network.module.zero_grad()
+
+
+def test_a_training_goes_on_from_what_was_exported(exported):
+    network, folder = exported
+    fresh = {PVT: build_pvt, CONVNEXT: build_convnext}[type(network.module).__name__]()
+    go_on_from(fresh.module, folder)
+    fresh.module.eval()
+    assert chances(fresh, pictures(SIDE)).tolist() == pytest.approx(chances(network, pictures(SIDE)).tolist(), abs=0.01)
+    assert all(value.dtype == torch.float32 for value in fresh.module.state_dict().values())
+
+
+def test_another_network_s_folder_and_none_are_refused(exported, tmp_path):
+    network, folder = exported
+    other = {PVT: build_convnext, CONVNEXT: build_pvt}[type(network.module).__name__]()
+    for place in (folder, tmp_path):
+        with pytest.raises(ModelError, match="cannot go on from"):
+            go_on_from(other.module, place)

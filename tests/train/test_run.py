@@ -72,6 +72,15 @@ def test_evaluations_previews_and_snapshots(tmp_path):
     assert sorted(folder.name for folder in (tmp_path / "snapshots").iterdir()) == ["010", "050"]
 
 
+@pytest.mark.parametrize(
+    ("every", "found"), [(3, [4, 6, 10, 12, 16, 18, 20]), (7, [8, 14, 20]), (1, list(range(2, 21, 2)))]
+)
+def test_an_evaluation_between_two_logs_waits_for_the_next(tmp_path, every, found):
+    run = Run.create(tmp_path, {})
+    go(run, Counter(), evaluate_every=every)
+    assert [line["step"] for line in metrics_of(run) if "held_out" in line] == found
+
+
 def test_only_the_newest_checkpoints_stay(tmp_path):
     run = Run.create(tmp_path, {})
     go(run, Counter())

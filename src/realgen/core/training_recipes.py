@@ -246,6 +246,9 @@ class DetectorRecipe(PhotographRecipe):
     network: Literal["pvt", "residual", "convnext"]
     """A small vision transformer on the whole picture; the noise residual's network; a small ConvNeXt, held out."""
 
+    start: Path | None = None
+    """Exported detector of the same network to go on from; null starts fresh."""
+
     fakes: dict[str, FakesSpec] = Field(min_length=1)
     """Families of generated pictures, by name."""
 
@@ -257,6 +260,9 @@ class DetectorRecipe(PhotographRecipe):
 
     min_crop: float = Field(default=1.0, gt=0, le=1)
     """Least share of the side that a random window keeps; 1 takes pictures whole."""
+
+    degraded_photographs: float = Field(default=0.2, ge=0, le=1)
+    """Share of photographs that are degraded too: the rarer, the more a degradation is a sign of a fake."""
 
 
 class AlignmentRecipe(PhotographRecipe):

@@ -20,13 +20,14 @@ from realgen.formulas.stats import auroc
 from realgen.train.ahead import Ahead
 from realgen.train.degradations import KINDS, degrade, random_degradation, recolour, recrop
 from realgen.train.networks import Network
+from realgen.train.optimizers import MuonAdamW
 from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
-DEGRADED_PHOTOGRAPHS = 0.2
-"""Share of photographs that are degraded too."""
 SMOOTHING = 0.02
+ADAM_NAMES = ("classifier.*", "head.*")
+"""Last layers, for which Muon's orthogonal updates make no sense."""
 SURE = -8.0
 """Log-odds at which a fake is found out for good: a degraded one need not be any surer."""
 
@@ -58,13 +59,19 @@ class DetectorTrainer(SingleModelTrainer):
         ema_decay: float,
         seed: int,
         min_crop: float = 1.0,
+        degraded_photographs: float = 0.2,
         loaders: int = 0,
     ) -> None:
-        """Learns from random windows of pictures, at least `min_crop` of their side, where that is below 1."""
-        self.optimizer = torch.optim.AdamW(network.module.parameters(), lr=learning_rate, weight_decay=0.05)
+        """Learns from random windows of pictures, at least `min_crop` of their side, where that is below 1.
+
+        A share `degraded_photographs` of the photographs is degraded too.
+        """
+        self.optimizer = MuonAdamW(
+            network.module.named_parameters(), lr=learning_rate, weight_decay=0.05, adam_names=ADAM_NAMES
+        )
         super().__init__(network.module, self.optimizer, ema_decay=ema_decay)
         self.network, self.log_odds = network, network.log_odds
-        self.photographs, self.min_crop = photographs, min_crop
+        self.photographs, self.min_crop, self.degraded_photographs = photographs, min_crop, degraded_photographs
         self.fakes = [(one.pixels[place], one.partner[place]) for one in fakes for place in range(len(one.pixels))]
         self.held_out_photographs, self.held_out_fakes = held_out
         self.steps, self.batch, self.learning_rate, self.seed = steps, batch, learning_rate, seed
@@ -81,14 +88,12 @@ class DetectorTrainer(SingleModelTrainer):
         loss = (
             _cross_entropy(on_real, real=True)
             + (_cross_entropy(on_clean, real=False) + _cross_entropy(on_degraded, real=False)) / 2
-            + F.relu(on_degraded - on_clean.detach().clamp(min=SURE)).mean() / 2
+            + F.relu(on_degraded - on_clean.detach().clamp(min=SURE)).mean()
         )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * warmup_cosine(index, steps=self.steps, warmup=min(100, self.steps // 4))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clip(1.0)
+        share = warmup_cosine(index, steps=self.steps, warmup=min(100, self.steps // 4))
+        self.optimizer.step(self.learning_rate * share)
         self.ema.update(self.model)
         right = torch.cat([on_real > 0, on_clean < 0])
         return {"loss": loss.item(), "accuracy": float(right.float().mean())}
@@ -100,7 +105,7 @@ class DetectorTrainer(SingleModelTrainer):
         for _ in range(self.batch):
             generated, partner = self.fakes[int(rng.integers(len(self.fakes)))]
             photograph, fake = (self._varied(pixels, rng) for pixels in (self.photographs[partner], generated))
-            real.append(random_degradation(photograph, rng) if rng.random() < DEGRADED_PHOTOGRAPHS else photograph)
+            real.append(random_degradation(photograph, rng) if rng.random() < self.degraded_photographs else photograph)
             clean.append(fake)
             degraded.append(random_degradation(fake, rng))
         return torch.from_numpy(np.stack([*real, *clean, *degraded]))

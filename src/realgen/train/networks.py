@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ConvNextConfig, ConvNextForImageClassification, PvtV2Config, PvtV2ForImageClassification
+
+from realgen.core.errors import ModelError
 
 LABELS = {0: "real", 1: "fake"}
 _INDICES = {name: index for index, name in LABELS.items()}
@@ -63,6 +67,16 @@ def build_convnext() -> Network:
         )
     )
     return _network(module, "ConvNextImageProcessor")
+
+
+def go_on_from(module: nn.Module, folder: Path) -> None:
+    """Give `module` the weights that its like was exported with to `folder`; ModelError where there are none."""
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "give the folder that a detector of the same network was exported to"
+        raise ModelError(f"cannot go on from {folder}: {reason}", hint=hint) from error
 
 
 def _network(module: PvtV2ForImageClassification | ConvNextForImageClassification, processor: str) -> Network:

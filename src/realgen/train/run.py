@@ -211,8 +211,8 @@ def drive(
 ) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Take the run from its last checkpoint to `steps`, yielding (steps taken, metrics) at every log.
 
-    A checkpoint is taken after whole periods only. What was best by the evaluation's figure `best` is exported to
-    RUN/best. `agree` gives one process's answer to all.
+    Evaluations fall on the first log from every multiple of `evaluate_every` on, checkpoints on whole periods. What was
+    best by the evaluation's figure `best` is exported to RUN/best. `agree` gives one process's answer to all.
     """
     start = 0
     if (loaded := run.load()) is not None:
@@ -228,7 +228,7 @@ def drive(
         if done % log_every == 0 or done == steps:
             metrics = {name: float(value) / (((done - 1) % log_every) + 1) for name, value in total.items()}
             total = {}
-            if evaluate_every and (done % evaluate_every == 0 or done == steps):
+            if evaluate_every and (done == steps or done // evaluate_every > (done - log_every) // evaluate_every):
                 metrics |= _evaluated(run, trainer, done, best=best, agree=agree)
             run.log(done, metrics)
             yield done, metrics

@@ -230,6 +230,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
         min_crop=recipe.min_crop,
+        degraded_photographs=recipe.degraded_photographs,
         loaders=recipe.machine.loaders,
     )
 
@@ -262,12 +263,15 @@ def _fakes(name: str, recipe: DetectorRecipe, photographs: "list[Photograph]", f
 
 def _network(recipe: DetectorRecipe, device: "torch.device") -> "Network":
     from realgen.scorers.residual import Residual, ResidualNet
-    from realgen.train.networks import Network, build_convnext, build_pvt
+    from realgen.train.networks import Network, build_convnext, build_pvt, go_on_from
 
     if recipe.network == "residual":
-        module = ResidualNet().to(device)
-        return Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
-    network = build_convnext() if recipe.network == "convnext" else build_pvt()
+        module = ResidualNet()
+        network = Network(module, Residual(module).log_odds, module.head, module.save_pretrained)
+    else:
+        network = build_convnext() if recipe.network == "convnext" else build_pvt()
+    if recipe.start is not None:
+        go_on_from(network.module, recipe.start)
     network.module.to(device)
     return network
 
