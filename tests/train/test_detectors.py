@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from realgen.formulas import stats
 from realgen.train import detectors
 from realgen.train.degradations import KINDS
-from realgen.train.detectors import DetectorTrainer, Fakes, fit_temperature, to_pixels
+from realgen.train.detectors import DetectorTrainer, Fakes, fit_calibration, to_pixels
 from realgen.train.networks import Network
 
 SIDE = 32
@@ -254,18 +254,19 @@ def test_the_export_is_the_average_with_its_head_over_the_temperature(trained, t
     on_real = trained.answers(trained.held_out_photographs)
     on_fakes = torch.cat([trained.answers(fakes.pixels) for fakes in trained.held_out_fakes])
     trained.ema.swap(trained.model)
-    temperature = fit_temperature(on_real, on_fakes)
+    temperature, bias = fit_calibration(on_real, on_fakes)
     assert abs(temperature - 1) > 0.1
+    assert abs(bias) > 0.01
     saved = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert torch.equal(saved["filters.weight"], shadow["filters.weight"])
-    for part in ("head.weight", "head.bias"):
-        assert torch.equal(saved[part], shadow[part] / temperature)
+    assert torch.equal(saved["head.weight"], shadow["head.weight"] / temperature)
+    assert torch.equal(saved["head.bias"], shadow["head.bias"] / temperature + bias)
 
     module = Energies().eval()
     module.load_state_dict(saved)
     with torch.no_grad():
         answers = module(to_pixels(trained.held_out_photographs))
-    assert answers.tolist() == pytest.approx((on_real / temperature).tolist(), abs=1e-4)
+    assert answers.tolist() == pytest.approx((on_real / temperature + bias).tolist(), abs=1e-4)
 
 
 def test_a_training_goes_on_after_an_export_as_without_one(tmp_path):
@@ -289,27 +290,29 @@ def calibrated(count, seed):
     return log_odds[is_real], log_odds[~is_real]
 
 
-@pytest.mark.parametrize("temperature", [0.6, 1.0, 5.0])
-def test_a_known_temperature_is_found(temperature):
-    on_real, on_fakes = (temperature * part for part in calibrated(20000, seed=0))
-    assert fit_temperature(on_real, on_fakes) == pytest.approx(temperature, rel=0.06)
+@pytest.mark.parametrize(("temperature", "bias"), [(0.6, 0.0), (1.0, 1.5), (5.0, -0.8)])
+def test_a_known_temperature_and_bias_are_found(temperature, bias):
+    on_real, on_fakes = (temperature * (part - bias) for part in calibrated(20000, seed=0))
+    assert fit_calibration(on_real, on_fakes) == pytest.approx((temperature, bias), rel=0.06, abs=0.06)
 
 
-def test_the_temperature_is_where_the_log_loss_is_least():
-    on_real, on_fakes = (3 * part for part in calibrated(300, seed=1))
+def test_they_are_where_the_log_loss_is_least():
+    on_real, on_fakes = (3 * part - 2 for part in calibrated(300, seed=1))
     on_fakes = on_fakes[:40]  # a class of few weighs the same
 
-    def loss(temperature):
-        real = F.binary_cross_entropy_with_logits(on_real / temperature, torch.ones_like(on_real))
-        return real + F.binary_cross_entropy_with_logits(on_fakes / temperature, torch.zeros_like(on_fakes))
+    def loss(temperature, bias):
+        real = F.binary_cross_entropy_with_logits(on_real / temperature + bias, torch.ones_like(on_real))
+        return real + F.binary_cross_entropy_with_logits(on_fakes / temperature + bias, torch.zeros_like(on_fakes))
 
-    found = fit_temperature(on_real, on_fakes)
-    assert all(loss(found) <= loss(found * factor) for factor in (0.9, 0.95, 1.05, 1.1))
+    temperature, bias = fit_calibration(on_real, on_fakes)
+    least = loss(temperature, bias)
+    assert all(least <= loss(temperature * factor, bias) for factor in (0.9, 0.95, 1.05, 1.1))
+    assert all(least <= loss(temperature, bias + shift) for shift in (-0.2, -0.1, 0.1, 0.2))
 
 
-def test_the_temperature_stays_within_bounds():
-    assert fit_temperature(torch.ones(4), -torch.ones(4)) == pytest.approx(0.5, rel=0.01)
-    assert fit_temperature(-torch.ones(4), torch.ones(4)) == pytest.approx(20, rel=0.01)
+def test_they_stay_within_bounds():
+    assert fit_calibration(torch.ones(4), -torch.ones(4)) == pytest.approx((0.5, 0), abs=0.03)
+    assert fit_calibration(-torch.ones(4), torch.ones(4))[0] == pytest.approx(20, rel=0.01)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------

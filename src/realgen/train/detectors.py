@@ -141,13 +141,14 @@ class DetectorTrainer(SingleModelTrainer):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Write the average, its head divided by the temperature that fits held-out pictures best (Guo et al. 2017)."""
+        """Write the average, calibrated on held-out pictures: a temperature and a bias of its head (Platt 1999)."""
         self.ema.swap(self.model)
         on_fakes = torch.cat([self.answers(fakes.pixels) for fakes in self.held_out_fakes])
-        temperature = fit_temperature(self.answers(self.held_out_photographs), on_fakes)
+        temperature, bias = fit_calibration(self.answers(self.held_out_photographs), on_fakes)
         kept = [parameter.clone() for parameter in self.network.head.parameters()]
         for parameter, value in zip(self.network.head.parameters(), kept, strict=True):
             parameter.copy_(value / temperature)
+        self.network.head.bias[0] += bias
         self.network.save(folder)
         for parameter, value in zip(self.network.head.parameters(), kept, strict=True):
             parameter.copy_(value)
@@ -180,8 +181,14 @@ def _cross_entropy(log_odds: Tensor, *, real: bool) -> Tensor:
     return F.binary_cross_entropy_with_logits(log_odds, wanted)
 
 
-def fit_temperature(on_real: Tensor, on_fakes: Tensor) -> float:
-    """The temperature T of log-odds / T with the least log-loss, both classes weighing the same; within [0.5, 20]."""
-    candidates = torch.logspace(-0.30103, 1.30103, 200)[:, None]  # a search over one number needs no optimiser
-    losses = F.softplus(-on_real / candidates).mean(1) + F.softplus(on_fakes / candidates).mean(1)
-    return float(candidates[losses.argmin()])
+def fit_calibration(on_real: Tensor, on_fakes: Tensor) -> tuple[float, float]:
+    """T in [0.5, 20] and b in [-3, 3] of log-odds / T + b with the least log-loss, both classes weighing the same."""
+    temperatures = torch.logspace(-0.30103, 1.30103, 200)  # a search over two numbers needs no optimiser
+    biases = torch.linspace(-3, 3, 121)
+    losses = torch.stack([_log_losses(on_real / one, on_fakes / one, biases[:, None]) for one in temperatures])
+    place = divmod(int(losses.argmin()), len(biases))
+    return float(temperatures[place[0]]), float(biases[place[1]])
+
+
+def _log_losses(on_real: Tensor, on_fakes: Tensor, biases: Tensor) -> Tensor:
+    return F.softplus(-on_real - biases).mean(1) + F.softplus(on_fakes + biases).mean(1)

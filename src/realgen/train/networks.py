@@ -32,7 +32,7 @@ class Network:
     log_odds: Callable[[Tensor], Tensor]
     """Log-odds of "real" (B,) of pixels (B, 3, H, W) in [0, 1], with gradients."""
     head: nn.Linear
-    """The last layer, which calibration scales."""
+    """The last layer, which calibration scales and shifts; its first output is that of "real"."""
     save: Callable[[Path], None]
     """Writes the folder that the detector's scorer opens."""
 
