@@ -203,11 +203,27 @@ def test_windows_are_cut_of_photographs_and_fakes_alike(monkeypatch):
     assert len(cut) == 16
 
 
+def test_a_share_of_the_degraded_fakes_are_spoilt_photographs(monkeypatch):
+    strengths = []
+    monkeypatch.setattr(detectors, "random_degradation", lambda x, rng, least=0.1: strengths.append(least) or x)
+    plain = np.full((10, SIDE, SIDE, 3), 20, np.uint8)
+    fakes = [Fakes("a", plain + 200, np.arange(10))]
+    module = Brightness()
+    network = Network(module, module, module.head, lambda folder: None)
+    trainer = DetectorTrainer(
+        network, plain, fakes, (plain, fakes), degraded_photographs=0, spoilt_photographs=0.25, **KNOBS
+    )
+    degraded = [picture.mean() for index in range(60) for picture in trainer._draw(index).numpy()[16:]]
+    are_photographs = [mean < 100 for mean in degraded]
+    assert np.mean(are_photographs) == pytest.approx(0.25, abs=0.06)
+    assert strengths == [0.5 if one else 0.1 for one in are_photographs]
+
+
 @pytest.mark.parametrize("share", [0.2, 0.05])
 def test_a_share_of_the_photographs_is_degraded(monkeypatch, share):
     degraded = []
     monkeypatch.setattr(detectors, "recolour", lambda pixels, rng: pixels)
-    monkeypatch.setattr(detectors, "random_degradation", lambda pixels, rng: degraded.append(0) or pixels)
+    monkeypatch.setattr(detectors, "random_degradation", lambda pixels, rng, **_: degraded.append(0) or pixels)
     trainer = trainer_of(degraded_photographs=share)
     for index in range(60):
         trainer._draw(index)

@@ -264,6 +264,9 @@ class DetectorRecipe(PhotographRecipe):
     degraded_photographs: float = Field(default=0.2, ge=0, le=1)
     """Share of photographs that are degraded too: the rarer, the more a degradation is a sign of a fake."""
 
+    spoilt_photographs: float = Field(default=0.0, ge=0, le=1)
+    """Share of the degraded fakes that are photographs, degraded by half and more: such a picture is not to pass."""
+
 
 class AlignmentRecipe(PhotographRecipe):
     """Training of a small image-text dual encoder on captioned photographs."""

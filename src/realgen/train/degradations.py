@@ -42,10 +42,10 @@ def through_jpeg(pixels: np.ndarray, *, quality: int = 92, subsampling: int = 0)
         return _array(image.convert("RGB"))
 
 
-def random_degradation(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pixels degraded in a random way, of random strength; in three of ten cases by two ways in a row."""
+def random_degradation(pixels: np.ndarray, rng: np.random.Generator, *, least: float = 0.1) -> np.ndarray:
+    """Pixels degraded in a random way, at least by `least`; in three of ten cases by two ways in a row."""
     for _ in range(2 if rng.random() < 0.3 else 1):
-        pixels = degrade(pixels, KINDS[int(rng.integers(len(KINDS)))], float(rng.uniform(0.1, 1)), rng)
+        pixels = degrade(pixels, KINDS[int(rng.integers(len(KINDS)))], float(rng.uniform(least, 1)), rng)
     return pixels
 
 

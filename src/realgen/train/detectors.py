@@ -26,6 +26,8 @@ from realgen.train.run import warmup_cosine
 from realgen.train.single import SingleModelTrainer
 
 SMOOTHING = 0.02
+SPOILT = 0.5
+"""Strength of a degradation from which on a photograph may count as a fake."""
 ADAM_NAMES = ("classifier.*", "head.*")
 """Last layers, for which Muon's orthogonal updates make no sense."""
 SURE = -8.0
@@ -60,12 +62,15 @@ class DetectorTrainer(SingleModelTrainer):
         seed: int,
         min_crop: float = 1.0,
         degraded_photographs: float = 0.2,
+        spoilt_photographs: float = 0.0,
         loaders: int = 0,
     ) -> None:
         """Learns from random windows of pictures, at least `min_crop` of their side, where that is below 1.
 
-        A share `degraded_photographs` of the photographs is degraded too.
+        A share `degraded_photographs` of the photographs is degraded too. A share `spoilt_photographs` of the degraded
+        fakes are photographs, degraded so far (SPOILT) that they are not to pass either.
         """
+        self.spoilt_photographs = spoilt_photographs
         self.optimizer = MuonAdamW(
             network.module.named_parameters(), lr=learning_rate, weight_decay=0.05, adam_names=ADAM_NAMES
         )
@@ -107,7 +112,10 @@ class DetectorTrainer(SingleModelTrainer):
             photograph, fake = (self._varied(pixels, rng) for pixels in (self.photographs[partner], generated))
             real.append(random_degradation(photograph, rng) if rng.random() < self.degraded_photographs else photograph)
             clean.append(fake)
-            degraded.append(random_degradation(fake, rng))
+            is_spoilt = rng.random() < self.spoilt_photographs
+            degraded.append(
+                random_degradation(photograph, rng, least=SPOILT) if is_spoilt else random_degradation(fake, rng)
+            )
         return torch.from_numpy(np.stack([*real, *clean, *degraded]))
 
     def _varied(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -231,6 +231,7 @@ def _detector_trainer(recipe: DetectorRecipe, folder: Path) -> "Trainer":
         seed=recipe.seed,
         min_crop=recipe.min_crop,
         degraded_photographs=recipe.degraded_photographs,
+        spoilt_photographs=recipe.spoilt_photographs,
         loaders=recipe.machine.loaders,
     )
 
