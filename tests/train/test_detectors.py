@@ -140,7 +140,7 @@ def test_the_loss_by_hand():
         chance = 1 / (1 + np.exp(-log_odds))
         return -(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance)).mean()
 
-    gained = np.maximum(degraded - np.maximum(clean, -8), 0)
+    gained = np.maximum(degraded - np.maximum(clean, -4), 0)
     assert gained.max() > 0
     wanted = entropy(real, 0.98) + (entropy(clean, 0.02) + entropy(degraded, 0.02)) / 2 + gained.mean()
     told = trainer.step(5)
@@ -149,10 +149,10 @@ def test_the_loss_by_hand():
 
 
 def test_who_is_sure_of_a_clean_fake_is_not_paid_for_doubting_the_degraded_one(monkeypatch):
-    """Log-odds of -20 for clean fakes and -5 for degraded ones: neither loss has anything left to ask."""
+    """Log-odds of -20 for clean fakes and -4 for degraded ones: neither loss has anything left to ask."""
     module = Brightness()
     trainer = trainer_of(Network(module, module, module.head, lambda folder: None))
-    answers = torch.cat([torch.full((8,), 4.0), torch.full((8,), -20.0), torch.full((8,), -8.0)]).requires_grad_()
+    answers = torch.cat([torch.full((8,), 4.0), torch.full((8,), -20.0), torch.full((8,), -4.0)]).requires_grad_()
     monkeypatch.setattr(trainer, "log_odds", lambda pixels: answers)
     trainer.step(0)
     assert answers.grad[16:].abs().max() < 0.02 / 8

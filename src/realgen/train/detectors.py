@@ -30,7 +30,7 @@ SPOILT = 0.5
 """Strength of a degradation from which on a photograph may count as a fake."""
 ADAM_NAMES = ("classifier.*", "head.*")
 """Last layers, for which Muon's orthogonal updates make no sense."""
-SURE = -8.0
+SURE = -4.0
 """Log-odds at which a fake is found out for good: a degraded one need not be any surer."""
 
 
