@@ -46,7 +46,7 @@ def compare(recipe: str, folder: Path, *, kills: int, seed: int, overrides: Sequ
     whole, cut = folder / "whole", folder / "cut"
     start = [recipe, "save_minutes=1e-9", *overrides, "--out"]
     realgen("train", *start, str(whole))
-    times = [line["time"] for line in read_metrics(whole)]
+    times = [line["time"] for line in read_metrics(whole) if line["step"]]
     moments = random.Random(seed)
     waits: list[float] = []
     while len(waits) < kills and not is_finished(cut):

@@ -138,6 +138,20 @@ def test_a_scorer_that_the_reward_does_not_read_does_not_matter():
     assert (dict(found.values), found.reasons) == ({"a": [0.4]}, [""])
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(0.5, 0.0), (0.9, math.log(9)), (0.0, -math.log(1e6 - 1)), (1.0, math.log(1e6 - 1))]
+)
+def test_log_odds_of_a_detector(value, wanted):
+    spec = RewardSpec(weights={"semantic": 1, "text": 1}, log_odds=("semantic",))
+    found = reward.parts([{"semantic": Score(value), "text": Score(0.25)}], spec)
+    assert found.values["semantic"] == pytest.approx([wanted])
+    assert found.values["text"] == [0.25]
+
+
+def test_log_odds_of_what_was_not_scored_are_unscored():
+    assert math.isnan(reward.log_odds(math.nan))
+
+
 def test_no_images_have_no_parts():
     found = reward.parts([], TWO_PARTS)
     assert dict(found.values) == {"real": [], "quality": []}

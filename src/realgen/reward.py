@@ -1,8 +1,8 @@
 """Scores to the named parts of a reward, and to one total by which images are ranked; nothing else.
 
-A part is a scorer's value, or the soft minimum of an ensemble of detectors. What could not be scored is NaN and never
-0; an image outside of a constraint is marked, its parts keep their values. Knows no groups: to normalise within one,
-and to give a marked image the least of each part there, is the trainer's.
+A part is a scorer's value, its log-odds, or the soft minimum of an ensemble of detectors. What could not be scored is
+NaN and never 0; an image outside of a constraint is marked, its parts keep their values. Knows no groups: to normalise
+within one, and to give a marked image the least of each part there, is the trainer's.
 """
 
 import math
@@ -13,6 +13,8 @@ from realgen.core.errors import RealGenError
 from realgen.core.spec import Bound, RewardSpec
 from realgen.core.types import Score
 
+SUREST = 1e-6
+"""A probability nearer to 0 or 1 than this counts as this near: log-odds stay within 13.8."""
 PATIENCE = 3
 """Steps in a row that may leave an image unscored before a run stops."""
 
@@ -63,6 +65,12 @@ def soft_min(values: Sequence[float], *, temperature: float) -> float:
     least = math.nan if any(map(math.isnan, values)) else min(values)
     total = math.fsum(math.expm1(-(value - least) / temperature) for value in values)
     return least - temperature * math.log1p(total / len(values))
+
+
+def log_odds(probability: float) -> float:
+    """log(p / (1 - p)), of p in [1e-6, 1 - 1e-6]; NaN of NaN."""
+    bounded = probability if math.isnan(probability) else min(max(probability, SUREST), 1 - SUREST)
+    return math.log(bounded) - math.log1p(-bounded)
 
 
 def totals(found: Parts, weights: Mapping[str, float]) -> list[float]:
@@ -116,7 +124,8 @@ def check_unscored(history: Sequence[Unscored], *, max_unscored: float) -> None:
 def _part(scores: Mapping[str, Score], name: str, spec: RewardSpec) -> float:
     ensemble = spec.ensembles.get(name)
     if ensemble is None:
-        return _value(scores[name])
+        value = _value(scores[name])
+        return log_odds(value) if name in spec.log_odds else value
     return soft_min([_value(scores[member]) for member in ensemble.scorers], temperature=ensemble.temperature)
 
 

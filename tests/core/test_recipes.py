@@ -74,6 +74,7 @@ def test_a_reward_of_a_scorer_that_is_not_there_is_refused(reward):
         ({"weights": {"align": float("nan")}}, "weights.align"),
         ({"weights": {"align": float("inf")}}, "weights.align"),
         ({**REWARD, "weights": {"align": 1}}, "the ensemble real has no weight"),
+        ({**REWARD, "log_odds": ["real"]}, "log_odds names real, which is no scorer with a weight of its own"),
         ({**REWARD, "ensembles": {"real": {"scorers": []}}}, "at least 1"),
         ({**REWARD, "ensembles": {"real": {"scorers": ["align"], "temperature": 0}}}, "greater than 0"),
         ({**REWARD, "ensembles": {"real": {"scorers": ["align"], "temperature": float("inf")}}}, "temperature"),

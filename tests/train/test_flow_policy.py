@@ -69,3 +69,13 @@ def test_members_and_rollouts_have_noise_of_their_own(policy):
     assert torch.equal(first, again)
     assert not torch.isclose(first, later).all(1).all(1).any()
     assert not torch.isclose(first[0], first[1]).all()
+
+
+def test_a_group_may_begin_from_one_latent(policy, monkeypatch):
+    monkeypatch.setattr(policy, "same_latent", True)
+    drawn = policy.rollout(ROWS, TEXTS, rollout=0, window=range(2))
+    began, ended = drawn.moments[0].x, drawn.data
+    assert torch.equal(began[0], began[1])
+    assert torch.equal(began[2], began[3])
+    assert not torch.isclose(began[0], began[2]).all()
+    assert not torch.isclose(ended[0], ended[1]).all()

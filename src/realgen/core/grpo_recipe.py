@@ -79,6 +79,10 @@ class FlowGrpoRecipe(TrainRecipe, Scored):
     inner_epochs: int = Field(default=1, ge=1)
     """Passes over a rollout."""
 
+    same_latent: bool = False
+    """Whether the images of a prompt begin from one noise, and so differ by their stochastic steps alone: what a reward
+    says of them is then said of those steps (DanceGRPO, Xue et al. 2025, arXiv 2505.07818)."""
+
     window: Window = Window()
 
     sampler: Literal["flow_sde", "cps"] = "flow_sde"

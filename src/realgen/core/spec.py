@@ -103,6 +103,10 @@ class RewardSpec(Spec):
     ensembles: dict[str, Ensemble] = Field(default_factory=dict)
     """Detectors that answer together, by the name of their part."""
 
+    log_odds: tuple[str, ...] = ()
+    """Detectors whose part is log(p / (1 - p)) of their P(real) p: pictures far from real are told apart as those near
+    are. Not for members of an ensemble, which are compared as they are."""
+
     constraints: dict[str, Bound] = Field(default_factory=dict)
     """Bounds by the name of a scorer; an image outside of one is the worst of its group."""
 
@@ -116,6 +120,9 @@ class RewardSpec(Spec):
             raise ValueError(message)
         if idle := sorted(set(self.ensembles) - set(self.weights)):
             message = f"the ensemble {idle[0]} has no weight"
+            raise ValueError(message)
+        if idle := sorted(set(self.log_odds) - (set(self.weights) - set(self.ensembles))):
+            message = f"log_odds names {idle[0]}, which is no scorer with a weight of its own"
             raise ValueError(message)
         return self
 

@@ -6,7 +6,7 @@ Knows no particular model, no reward and no loss.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -74,6 +74,7 @@ class FlowPolicy:
         sampler: Literal["flow_sde", "cps"],
         eta: float,
         seed: int,
+        same_latent: bool,
         dtype: torch.dtype,
         device: torch.device,
         reference: Reference,
@@ -81,14 +82,15 @@ class FlowPolicy:
         self.backbone, self.reference = backbone, reference
         self.dtype, self.device = dtype, device
         self.steps, self.guidance, self.size = steps, guidance, size
-        self.eta, self.seed = eta, seed
+        self.eta, self.seed, self.same_latent = eta, seed, same_latent
         self._stochastic = {"flow_sde": sde_step, "cps": cps_step}[sampler]
 
     @torch.no_grad()
     def rollout(self, rows: Sequence[Row], texts: Sequence[str], *, rollout: int, window: range) -> MicroBatch:
         """Draw a micro-batch, with stochastic steps at the indices in `window`."""
         sigmas = self.backbone.sigmas(self.steps, self.size)
-        x = self.backbone.noise([noise_seed(self.seed, rollout, row) for row in rows], self.size)
+        beginners = [replace(row, member=0) for row in rows] if self.same_latent else rows
+        x = self.backbone.noise([noise_seed(self.seed, rollout, row) for row in beginners], self.size)
         moments: list[Moment] = []
 
         def step(x: Tensor, v: Tensor, sigmas: Tensor, index: int) -> FlowStep:

@@ -207,18 +207,24 @@ def drive(
     snapshots: tuple[float, ...] = (),
     period: int = 1,
     best: str = "",
+    evaluates_first: bool = False,
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Take the run from its last checkpoint to `steps`, yielding (steps taken, metrics) at every log.
 
-    Evaluations fall on the first log from every multiple of `evaluate_every` on, checkpoints on whole periods. What was
-    best by the evaluation's figure `best` is exported to RUN/best. `agree` gives one process's answer to all.
+    Evaluations fall on the first log from every multiple of `evaluate_every` on, checkpoints on whole periods; with
+    `evaluates_first` there is one before the first step too, which others are held against. What was best by the
+    evaluation's figure `best` is exported to RUN/best. `agree` gives one process's answer to all.
     """
     start = 0
     if (loaded := run.load()) is not None:
         start, state = loaded
         trainer.load_state_dict(state)
-    run.forget_after(start)
+    run.forget_after(start or -1)
+    if evaluates_first and evaluate_every and start == 0:
+        metrics = _evaluated(run, trainer, 0, best=best, agree=agree)
+        run.log(0, metrics)
+        yield 0, metrics
     due = {round(share * steps): f"{round(share * 100):03d}" for share in snapshots}
     saved = time.monotonic()
     total: dict[str, float | Tensor] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from realgen.core.errors import RealGenError
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.formulas.grpo import is_varied, spread
-from realgen.train.flow_policy import FlowPolicy, MicroBatch
+from realgen.train.flow_policy import FlowPolicy, MicroBatch, Moment
 from realgen.train.objective import distance, likelihood_ratio
 from realgen.train.world import World, split_as, whole
 
@@ -35,7 +35,7 @@ def check_run(
 ) -> dict[str, float]:
     """Figures of the checks on a process's share of a rollout, by update; SelfCheckError where one fails."""
     _check_window(window, world)
-    _check_noise([batch for update in drawn for batch in update])
+    _check_noise([batch.moments[0] for update in drawn for batch in update], same_latent=recipe.same_latent)
     first = drawn[0][0]
     drift = _check_ratio(recipe, policy, first)
     return {"ratio_drift": drift, **_check_moved(recipe, policy, trained, first)}
@@ -50,11 +50,12 @@ def _check_window(window: range, world: World) -> None:
         )
 
 
-def _check_noise(drawn: Sequence[MicroBatch]) -> None:
-    states = [state.cpu().numpy().tobytes() for batch in drawn for state in batch.moments[0].x]
+def _check_noise(first: Sequence[Moment], *, same_latent: bool) -> None:
+    together = (moment.following if same_latent else moment.x for moment in first)
+    states = [state.cpu().numpy().tobytes() for batch in together for state in batch]
     if len(set(states)) < len(states):
         raise SelfCheckError(
-            "two images of a rollout began with the same noise: their advantage would be chance",
+            "two images of a rollout were given the same noise: their advantage would be chance",
             hint="look for duplicate prompts",
         )
 

@@ -51,7 +51,7 @@ def train(recipe: FlowGrpoRecipe, folder: Path, *, resume: bool) -> Iterator[tup
     try:
         with run.locked():
             for step, metrics in _drive(run, trainer, recipe, world):
-                if not is_noted:
+                if step and not is_noted:
                     run.note("self_checks.json", {"step": step, **trainer.checks})
                     is_noted = True
                 if track is not None:
@@ -79,6 +79,7 @@ def _drive(
         snapshots=recipe.snapshots,
         period=recipe.period,
         best="eval_total",
+        evaluates_first=True,
         agree=world.agree,
     )
 

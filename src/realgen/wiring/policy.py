@@ -95,6 +95,7 @@ def build_policy(recipe: FlowGrpoRecipe, generator: "FlowGenerator", world: "Wor
         sampler=recipe.sampler,
         eta=recipe.eta,
         seed=recipe.seed,
+        same_latent=recipe.same_latent,
         dtype=pick_dtype(recipe.machine, device),
         device=device,
         reference=held,
