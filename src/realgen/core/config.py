@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from realgen.core.errors import ConfigError
 from realgen.core.recipes import Recipe
@@ -19,7 +19,9 @@ from realgen.core.spec import Machine, Spec
 SpecType = TypeVar("SpecType", bound="Spec")
 
 _KINDS = {str(kind.model_fields["kind"].annotation).split("'")[1]: kind for kind in get_args(Recipe)}
-_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(
+    Annotated[Recipe, Field(discriminator="kind")], config=ConfigDict(defer_build=True)
+)
 
 
 class Profile(Spec):
