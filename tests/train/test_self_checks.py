@@ -49,14 +49,14 @@ def test_noise_that_is_shared(run, monkeypatch, same_latent):
     monkeypatch.setattr(policy, "same_latent", same_latent)
     drawn = policy.rollout([Row(0, 0, 0), Row(1, 0, 0)], ["a cat", "a cat"], rollout=0, window=WINDOW)
     with pytest.raises(SelfCheckError, match="were given the same noise"):
-        check_run(recipe.model_copy(update={"same_latent": same_latent}), policy, trained, [[drawn]], WINDOW, World())
+        check_run(recipe, policy, trained, [[drawn]], WINDOW, World())
 
 
 def test_a_group_that_begins_from_one_latent_passes(run, monkeypatch):
     recipe, policy, trained, _ = run
     monkeypatch.setattr(policy, "same_latent", True)
     drawn = policy.rollout([Row(0, 0, 0), Row(1, 0, 1)], ["a cat", "a cat"], rollout=0, window=WINDOW)
-    check_run(recipe.model_copy(update={"same_latent": True}), policy, trained, [[drawn]], WINDOW, World())
+    check_run(recipe, policy, trained, [[drawn]], WINDOW, World())
 
 
 def test_a_reward_that_does_not_vary():

@@ -35,7 +35,7 @@ def check_run(
 ) -> dict[str, float]:
     """Figures of the checks on a process's share of a rollout, by update; SelfCheckError where one fails."""
     _check_window(window, world)
-    _check_noise([batch.moments[0] for update in drawn for batch in update], same_latent=recipe.same_latent)
+    _check_noise([batch.moments[0] for update in drawn for batch in update], same_latent=policy.same_latent)
     first = drawn[0][0]
     drift = _check_ratio(recipe, policy, first)
     return {"ratio_drift": drift, **_check_moved(recipe, policy, trained, first)}
