@@ -289,6 +289,11 @@ def test_what_is_left_out_is_listed_and_counted_on_stderr(capsys):
     ]
 
 
+def test_a_reason_that_pictures_share_is_said_once(capsys):
+    show.unscored([Row(f"{number}.png", None, {"fit": Score(None, "no prompt")}) for number in range(3)])
+    assert capsys.readouterr().err.splitlines() == ["unscored: 0.png and 2 more: fit: no prompt"]
+
+
 def test_where_nothing_is_left_out_nothing_is_said(capsys):
     show.unscored(SCORED[:1])
     assert capsys.readouterr() == ("", "")

@@ -12,8 +12,10 @@ from conftest import FLOAT32
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
 from realgen.core.spec import Machine
+from realgen.core.types import Score
 from realgen.hub import card as cards
 from realgen.scorers import dual_encoder
+from realgen.scorers._scoring import NO_PROMPT
 from realgen.scorers.dual_encoder import Options, build
 from tiny_clip import (
     MEAN,
@@ -175,6 +177,10 @@ def test_difficult_pictures_are_scored_and_broken_ones_are_not(scorer):
     assert scorer([], []) == []
     with pytest.raises(ValueError, match="1 images, 2 prompts"):
         scorer(pictures(1), ["a", "b"])
+
+
+def test_a_picture_that_comes_alone_is_not_measured_against_an_empty_text(scorer):
+    assert scorer(pictures(1), [""]) == [Score(None, NO_PROMPT)]
 
 
 def test_texts_are_embedded_once_and_not_without_end(folder, monkeypatch):

@@ -17,7 +17,9 @@ from conftest import FLOAT32
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
 from realgen.core.spec import Machine
+from realgen.core.types import Score
 from realgen.hub import card as cards
+from realgen.scorers._scoring import NO_PROMPT
 from realgen.scorers.hpsv3 import PIXELS, PROMPT_MARK, REWARD_TOKEN, Options, Patches, _question, build
 from tiny_clip import difficult_pictures, pictures
 
@@ -30,7 +32,7 @@ TEMPLATE = (
 )
 PROCESSOR = getattr(transformers, "Qwen2VLImageProcessorPil", None) or transformers.Qwen2VLImageProcessor
 QUESTION = f"How good is {PROMPT_MARK}? {REWARD_TOKEN}\n\nEND\n"
-PROMPTS = ["a cat", "a red rose in the rain", "", "two dogs"]
+PROMPTS = ["a cat", "a red rose in the rain", "?", "two dogs"]
 SIZES = [(64, 64), (90, 40), (30, 200), (700, 500)]
 
 
@@ -178,6 +180,10 @@ def test_difficult_pictures_are_scored_and_broken_ones_are_not(options):
     assert scores[-1].value is None
     assert scores[-1].reason
     assert scorer([], []) == []
+
+
+def test_a_picture_that_comes_alone_is_not_measured_against_an_empty_text(scorer):
+    assert scorer(images()[:1], [""]) == [Score(None, NO_PROMPT)]
 
 
 def test_the_models_own_tokens_in_a_prompt_are_words(scorer):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.core.images import ImageBatch
 from realgen.core.types import Score
-from realgen.scorers._scoring import as_score, score_batch
+from realgen.scorers._scoring import NO_PROMPT, as_score, score_batch
 
 
 def red(image):
@@ -63,6 +63,15 @@ def test_where_nothing_can_be_read_the_model_is_not_asked():
     (score,) = score_batch([broken()], ["a"], answer, prepare=red, batch=2)
     assert (score.value, answer.chunks) == (None, [])
     assert score_batch([], [], answer, prepare=red, batch=2) == []
+
+
+def test_a_picture_without_a_prompt_is_unscored_where_one_is_needed():
+    answer = Values()
+    images, prompts = [picture(51), broken(), picture(102)], [" ", "", "a fox"]
+    scores = score_batch(images, prompts, answer, prepare=red, batch=2, needs_prompt=True)
+    assert scores[::2] == [Score(None, NO_PROMPT), Score(0.4)]
+    assert scores[1].reason.startswith("broken picture data")
+    assert answer.chunks == [([102], ["a fox"])]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

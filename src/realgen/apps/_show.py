@@ -114,15 +114,19 @@ def finished(gallery: "Gallery", *, as_json: bool) -> None:
 
 
 def unscored(rows: "Sequence[Row]") -> None:
-    """What could not be read or scored, a line each, and how many."""
+    """What could not be read, a line each, and how many; what could not be scored, a line for each reason."""
     from realgen.score_table import reasons
 
     unreadable = [row for row in rows if row.reason]
     for row in unreadable:
         note(f"unreadable: {row.file}: {row.reason}")
+    missed: dict[str, list[str]] = {}
     for row in rows:
         for reason in reasons(row):
-            note(f"unscored: {row.file}: {reason}")
+            missed.setdefault(reason, []).append(row.file)
+    for reason, files in missed.items():
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        note(f"unscored: {files[0]}{others}: {reason}")
     if unreadable:
         note(f"{len(unreadable)} of {len(rows)} could not be read")
 

@@ -68,7 +68,9 @@ class DualEncoder:
     @torch.no_grad()
     def __call__(self, images: Sequence[Image], prompts: Sequence[str]) -> list[Score]:
         """One Score an image: how well it fits its prompt."""
-        return score_batch(images, prompts, self._values, prepare=self._preprocess, batch=self._batch)
+        return score_batch(
+            images, prompts, self._values, prepare=self._preprocess, batch=self._batch, needs_prompt=True
+        )
 
     def differentiable(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,) of pixels (B, 3, H, W) in [0, 1], with gradients to the pixels alone.

@@ -108,7 +108,7 @@ class Hpsv3:
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Score]:
         """One Score an image."""
-        return score_batch(images, prompts, self._values, prepare=self._patches, batch=self._batch)
+        return score_batch(images, prompts, self._values, prepare=self._patches, batch=self._batch, needs_prompt=True)
 
     def _values(self, prepared: list[Tensor], prompts: list[str]) -> list[float]:
         counts = [patches.shape[0] * patches.shape[1] for patches in prepared]
