@@ -92,7 +92,7 @@ def test_a_prompt_optimiser_without_what_it_needs_says_so_or_answers(name):
 
 # ---- scorers --------------------------------------------------------------------------------------------
 
-PROMPTS = ["a cat", "a red rose in the rain", "", "two dogs"]
+PROMPTS = ["a cat", "a red rose in the rain", "?", "two dogs"]
 
 
 @pytest.fixture(scope="module", params=plugins.names("scorers"))
@@ -146,6 +146,12 @@ def test_a_scorer_keeps_to_its_range_and_says_what_it_is(scorer):
     if info.is_detector:
         assert (info.low, info.high) == (0, 1)
     assert info.source
+
+
+def test_a_scorer_judges_a_picture_without_a_prompt_or_says_why_not(scorer):
+    (score,) = scorer(seen_images()[:1], [""])
+    assert (score.value is None) == (score.reason != "")
+    assert score.value is not None or not scorer.info.is_detector
 
 
 def test_a_scorer_leaves_its_inputs_and_the_generators_alone(scorer):

@@ -252,7 +252,7 @@ def test_the_exported_folder_s_scorer_gives_the_trainer_s_own_cosines(tokenizer,
     for index in range(3):
         trainer.step(index)
     trainer.export(tmp_path)
-    texts = ["red", "a photo of green", "blue", "", "a red white and blue flag", "x" * 100]
+    texts = ["red", "a photo of green", "blue", "?", "a red white and blue flag", "x" * 100]
     scorer = build(Options(model=str(tmp_path)), FLOAT32)
     scores = scorer([Image.fromarray(one.pixels) for one in held_out], texts)
     wanted = own_cosines(trainer, texts)

@@ -7,11 +7,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from conftest import save_random_flux
 from realgen.core import config
-from realgen.core.errors import ConfigError
+from realgen.core.errors import ConfigError, ModelError
 from realgen.wiring import training
+
+NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+CLIP = CLIPConfig(
+    text_config=CLIPTextConfig(**NARROW, vocab_size=64).to_dict(),
+    vision_config=CLIPVisionConfig(**NARROW, image_size=32, patch_size=8).to_dict(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,29 @@ def test_another_autoencoder_is_measured_anew_and_exported(random_flux, data, tm
     trainer.export(tmp_path / "model")
     exported = AutoencoderKL.from_pretrained(tmp_path / "model" / "vae")
     assert exported.config.scaling_factor == vae.config.scaling_factor != 0.7
+
+
+def test_an_autoencoder_that_the_transformer_cannot_read_is_refused(random_flux, data, tmp_path):
+    own = AutoencoderKL.load_config(random_flux / "vae")
+    wider = AutoencoderKL.from_config({**own, "latent_channels": own["latent_channels"] * 2})
+    wider.save_pretrained(tmp_path / "wider")
+    with pytest.raises(ConfigError, match=f"{own['latent_channels'] * 2} channels"):
+        trainer_of("flow-tiny", data, tmp_path, f"model='{random_flux}'", f"autoencoder='{tmp_path / 'wider'}'")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "other", "empty"])
+def test_an_image_encoder_that_is_none_is_said(name, random_flux, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    CLIPModel(CLIP).text_model.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="cannot open a CLIP"):
+        trainer_of("flow-tiny", data, tmp_path, f"model='{random_flux}'", f"representation='{tmp_path / name}'")
+
+
+def test_a_layer_that_the_transformer_has_not_is_said(random_flux, data, tmp_path):
+    CLIPModel(CLIP).save_pretrained(tmp_path / "clip")
+    overrides = [f"model='{random_flux}'", f"representation='{tmp_path / 'clip'}'", "representation_layer=9"]
+    with pytest.raises(ConfigError, match="single blocks"):
+        trainer_of("flow-tiny", data, tmp_path, *overrides)
 
 
 def test_latents_of_another_encoder_are_computed_again(random_flux, data, tmp_path):

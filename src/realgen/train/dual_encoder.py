@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
+from realgen.core.errors import ModelError
 from realgen.train.captions import write_caption
 from realgen.train.classifier import augment
 from realgen.train.facts import describe
@@ -149,8 +151,19 @@ def patch_encoder(folder: Path, *, device: torch.device) -> tuple[Callable[[Sequ
     """What turns images into the patch tokens (B, tokens, F) of an exported encoder, and F.
 
     They are taken before its last layer: what that gives for patches is read by nothing, so it was never trained.
+    ModelError where `folder` is missing, damaged or no CLIP.
     """
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+    hint = "give the model folder of a run of alignment-tiny"
+    try:
+        model, found = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(f"cannot open a CLIP in {folder}: {said}", hint=hint) from error
+    if found["missing_keys"]:
+        raise ModelError(f"cannot open a CLIP in {folder}: it lacks {min(found['missing_keys'])}", hint=hint)
+    model.eval().to(device)
     side = model.config.vision_config.image_size
 
     @torch.no_grad()

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.core.errors import ConfigError
 from realgen.core.training_recipes import FlowSftRecipe
 from realgen.wiring.materials import load_flux, read_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from diffusers import FluxPipeline
+    from diffusers import AutoencoderKL, FluxPipeline
     from PIL.Image import Image
     from torch import Tensor
 
@@ -29,8 +30,9 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
 
     pipeline = _open_flux(recipe, recipe.model)
     if recipe.autoencoder is not None:
-        shown = read_split(recipe, "train")
-        pipeline.vae = open_measured(recipe.autoencoder, shown, device=pipeline.device)
+        other = open_measured(recipe.autoencoder, read_split(recipe, "train"), device=pipeline.device)
+        _check_fits(other, pipeline.vae, recipe.autoencoder)
+        pipeline.vae = other
     backbone = _reader(pipeline, recipe)
     see, alignment = _representation(pipeline.transformer, recipe)
     data, held_out = (
@@ -61,6 +63,16 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
         loaders=recipe.machine.loaders,
     )
+
+
+def _check_fits(other: "AutoencoderKL", own: "AutoencoderKL", folder: Path) -> None:
+    """The transformer reads latents of one factor and one number of channels."""
+    given, wanted = (
+        (2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels) for vae in (other, own)
+    )
+    if given != wanted:
+        message = f"autoencoder: {folder} has factor {given[0]} and {given[1]} channels"
+        raise ConfigError(message, hint=f"the model draws latents of factor {wanted[0]} and {wanted[1]} channels")
 
 
 def _reader(pipeline: "FluxPipeline", recipe: FlowSftRecipe, max_text_tokens: int | None = None) -> "FluxBackbone":
@@ -121,9 +133,15 @@ def _representation(
         return None, None
     encode, width = patch_encoder(recipe.representation, device=transformer.device)
     torch.manual_seed(recipe.seed)
-    layer = transformer.single_transformer_blocks[recipe.representation_layer]
+    layers = transformer.single_transformer_blocks
+    if recipe.representation_layer >= len(layers):
+        message = f"representation_layer={recipe.representation_layer}: the transformer has {len(layers)} single blocks"
+        raise ConfigError(message, hint=f"0 to {len(layers) - 1}")
     alignment = RepresentationAlignment(
-        layer, width=transformer.inner_dim, features=width, weight=recipe.representation_weight
+        layers[recipe.representation_layer],
+        width=transformer.inner_dim,
+        features=width,
+        weight=recipe.representation_weight,
     )
     return encode, alignment.to(transformer.device)
 
