@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,7 +33,9 @@ from realgen.wiring.training import recipe_of
 
 Scores = Mapping[str, Tensor]
 """By name: (prompts, seeds), NaN where a scorer had no answer."""
-GRID_PROMPTS = 14
+GRID_PROMPTS, GRID_SEEDS = 14, 2
+SMOOTHED = 25
+"""Points of a curve that are averaged for its bold line."""
 BATCH = 32
 
 
@@ -144,14 +147,14 @@ def _best(answers: Sequence[dict[str, Score]], recipe: FlowGrpoRecipe) -> int:
 
 
 def grid(columns: Sequence[Sequence[Sequence[Image.Image]]], num_prompts: int) -> Image.Image:
-    """A row a prompt, evenly chosen: before and after each run, a picture of each seed."""
+    """A row a prompt, evenly chosen: before and after each run, a picture of each of the first seeds."""
     rows = range(0, num_prompts, max(1, num_prompts // GRID_PROMPTS))[:GRID_PROMPTS]
     width, height = columns[0][0][0].size
-    gap, count = 8, len(columns[0][0])
+    gap, count = 8, min(GRID_SEEDS, len(columns[0][0]))
     sheet = Image.new("RGB", (len(columns) * (count * width + gap) - gap, len(rows) * height), "white")
     for down, place in enumerate(rows):
         for across, column in enumerate(columns):
-            for seed, image in enumerate(column[place]):
+            for seed, image in enumerate(column[place][:count]):
                 sheet.paste(image, (across * (count * width + gap) + seed * width, down * height))
     return sheet
 
@@ -161,16 +164,25 @@ def _metrics(run: Path) -> list[dict[str, float]]:
 
 
 def plot(runs: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
-    """A panel a figure, a line a run: scores of the rollouts and of the evaluations, KL, clipped share, sharpness."""
+    """A panel a figure, a line a run: scores of the rollouts and of the evaluations, KL, clipped share, sharpness.
+
+    Where there are many points they are faint, and their running mean is bold.
+    """
     names = sorted({name for rows in runs.values() for row in rows for name in row})
     shown = [name for name in names if name.startswith(("score_", "eval_")) or name in {"kl", "clipped", "sharpness"}]
+    shown = [name for name in shown if any(row.get(name) for rows in runs.values() for row in rows)]
     rows = -(-len(shown) // 4)
     figure = Figure(figsize=(16, 2.6 * rows))
     for place, name in enumerate(shown):
         axis = figure.add_subplot(rows, 4, place + 1)
-        for label, metrics in runs.items():
-            points = [(row["step"], row[name]) for row in metrics if name in row]
-            axis.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." if len(points) < 20 else None)
+        for number, (label, metrics) in enumerate(runs.items()):
+            steps, values = zip(*((row["step"], row[name]) for row in metrics if name in row), strict=True)
+            colour, is_many = f"C{number}", len(steps) > 2 * SMOOTHED
+            if is_many:
+                axis.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3)
+                values = np.convolve(values, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
+                steps = steps[SMOOTHED // 2 :][: len(values)]
+            axis.plot(steps, values, color=colour, label=label, marker=None if is_many else ".")
         axis.set_title(name, fontsize=9)
         if not place:
             axis.legend(fontsize=7)
