@@ -176,7 +176,8 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
     for place, name in enumerate(shown):
         axis = figure.add_subplot(rows, 4, place + 1)
         for number, (label, metrics) in enumerate(runs.items()):
-            steps, values = zip(*((row["step"], row[name]) for row in metrics if name in row), strict=True)
+            steps = [row["step"] for row in metrics if name in row]
+            values = [row[name] for row in metrics if name in row]
             colour, is_many = f"C{number}", len(steps) > 2 * SMOOTHED
             if is_many:
                 axis.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3)
