@@ -5,6 +5,7 @@ from typing import Literal
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.spec import Machine, Plug, Scored
 from realgen.core.training_recipes import (
+    AdversarialRecipe,
     AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,
@@ -45,6 +46,7 @@ Recipe = (
     | DecoderRecipe
     | TextDistillationRecipe
     | FlowSftRecipe
+    | AdversarialRecipe
     | ClassifierRecipe
     | DetectorRecipe
     | FlowGrpoRecipe

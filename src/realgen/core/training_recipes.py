@@ -132,22 +132,38 @@ class UnseenWordsRecipe(PhotographRecipe):
     """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
 
 
-class FlowSftRecipe(PhotographRecipe):
-    """Flow-matching training of a generator on captioned photographs, from scratch or from a checkpoint."""
-
-    kind: Literal["flow_sft"]
+class FlowRecipe(PhotographRecipe):
+    """Training of a FLUX.1's flow on captioned photographs."""
 
     model: str
     """The FLUX.1 folder or hub id to start from."""
-
-    autoencoder: Path | None = None
-    """Folder of an AutoencoderKL to draw with instead of the model's own; its latents are measured anew."""
 
     size: tuple[int, int] = (128, 128)
     """Width and height in pixels; photographs of another size are resized."""
 
     max_text_tokens: int = Field(default=64, ge=1, le=512)
     """Text length that T5 is padded to."""
+
+    category_weights: dict[str, float] = Field(default_factory=dict)
+    """How much more often a category is drawn than one of weight 1; `none` for photographs without one."""
+
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of the LoRA adapters; 0 trains all weights."""
+
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
+
+    preview_prompts: tuple[str, ...] = ()
+    """Prompts drawn at every evaluation."""
+
+
+class FlowSftRecipe(FlowRecipe):
+    """Flow-matching training of a generator on captioned photographs, from scratch or from a checkpoint."""
+
+    kind: Literal["flow_sft"]
+
+    autoencoder: Path | None = None
+    """Folder of an AutoencoderKL to draw with instead of the model's own; its latents are measured anew."""
 
     short_text_tokens: int = Field(default=0, ge=0, le=512)
     """Length that the shorter half of a batch's texts is padded to where it fits, which saves time; 0 is never."""
@@ -170,9 +186,6 @@ class FlowSftRecipe(PhotographRecipe):
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of captions replaced by the empty text, so that guidance can be computed."""
 
-    category_weights: dict[str, float] = Field(default_factory=dict)
-    """How much more often a category is drawn than one of weight 1; `none` for photographs without one."""
-
     distil_guidance: tuple[float, float] | None = None
     """Distil classifier-free guidance of the model as it stands, at scales of this range, into its embedding."""
 
@@ -188,15 +201,6 @@ class FlowSftRecipe(PhotographRecipe):
     elaborated: float = Field(default=0.4, ge=0, le=1)
     """Share of captions that are made longer, where there are elaborations."""
 
-    lora_rank: int = Field(default=0, ge=0)
-    """Rank of the LoRA adapters; 0 trains all weights."""
-
-    export_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
-
-    preview_prompts: tuple[str, ...] = ()
-    """Prompts drawn at every evaluation."""
-
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
         if self.distil_guidance is None and (self.teacher or self.weaker or self.elaborations):
@@ -208,6 +212,33 @@ class FlowSftRecipe(PhotographRecipe):
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)
         return self
+
+
+class AdversarialRecipe(FlowRecipe):
+    """Adversarial post-training: what a flow makes of its own half-drawn pictures has to look like a photograph."""
+
+    kind: Literal["adversarial"]
+
+    eye: Path
+    """Weights of an EfficientNet-Lite, through which the discriminator looks."""
+
+    period: int = Field(default=32, ge=1)
+    """Steps that learn from the same trajectories."""
+
+    trajectory_steps: tuple[int, ...] = Field(default=(6, 8, 12), min_length=1)
+    """Denoiser evaluations of a trajectory, of which one is chosen each time."""
+
+    guidance: tuple[float, float] = (2.0, 5.0)
+    """Range of the guidance that trajectories are drawn with."""
+
+    discriminator_learning_rate: float = Field(default=4e-4, gt=0)
+    """The discriminator's learning rate."""
+
+    warmup: int = Field(default=50, ge=0)
+    """Steps in which the discriminator learns alone."""
+
+    anchor_weight: float = Field(default=1.0, ge=0)
+    """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
 
 
 class ClassifierRecipe(PhotographRecipe):

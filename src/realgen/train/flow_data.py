@@ -40,6 +40,11 @@ class Batch(NamedTuple):
     taught: Any = None
     """The captions as a teacher reads them, where they differ."""
 
+    @property
+    def clean(self) -> Tensor:
+        """The latents without noise (B, tokens, channels), as near as rounding lets them be."""
+        return self.x - self.sigma.view(-1, 1, 1) * self.target
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch there; the copies from pinned memory do not wait."""
         x, sigma, target = (part.to(device, non_blocking=True) for part in (self.x, self.sigma, self.target))

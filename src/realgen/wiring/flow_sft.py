@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from realgen.core.errors import ConfigError
 from realgen.core.training_recipes import FlowSftRecipe
+from realgen.wiring import flow
 from realgen.wiring.materials import load_flux, read_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from diffusers import AutoencoderKL, FluxPipeline
+    from diffusers import AutoencoderKL
     from PIL.Image import Image
     from torch import Tensor
 
     from realgen.generators.flux import FluxBackbone
     from realgen.train.elaborations import Elaborations
-    from realgen.train.flow_data import FlowData
     from realgen.train.flow_sft import FlowSftTrainer
     from realgen.train.representation import RepresentationAlignment
 
@@ -28,15 +28,16 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     from realgen.train.flow_sft import FlowSftTrainer
     from realgen.train.scaffold import open_measured
 
-    pipeline = _open_flux(recipe, recipe.model)
+    pipeline = flow.open_flux(recipe, recipe.model)
     if recipe.autoencoder is not None:
         other = open_measured(recipe.autoencoder, read_split(recipe, "train"), device=pipeline.device)
         _check_fits(other, pipeline.vae, recipe.autoencoder)
         pipeline.vae = other
-    backbone = _reader(pipeline, recipe)
+    backbone = flow.reader(pipeline, recipe)
     see, alignment = _representation(pipeline.transformer, recipe)
     data, held_out = (
-        _data(recipe, backbone, split, folder, see if split == "train" else None) for split in ("train", "test")
+        flow.flow_data(recipe, backbone, split, folder, see if split == "train" else None)
+        for split in ("train", "test")
     )
     teacher = recipe.teacher or recipe.model
     return FlowSftTrainer(
@@ -44,7 +45,7 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]),
         data,
         held_out,
-        _saver(pipeline, recipe),
+        flow.saver(pipeline, recipe),
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
@@ -53,11 +54,11 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         ema_decay=recipe.ema_decay,
         size=recipe.size,
         hold=recipe.hold,
-        short_reader=_reader(pipeline, recipe, recipe.short_text_tokens) if recipe.short_text_tokens else None,
+        short_reader=flow.reader(pipeline, recipe, recipe.short_text_tokens) if recipe.short_text_tokens else None,
         alignment=alignment,
         preview_prompts=recipe.preview_prompts,
-        teacher=_reader(_open_flux(recipe, teacher), recipe) if recipe.distil_guidance else None,
-        weaker=_reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
+        teacher=flow.reader(flow.open_flux(recipe, teacher), recipe) if recipe.distil_guidance else None,
+        weaker=flow.reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
         elaborate=_elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
         tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
@@ -73,37 +74,6 @@ def _check_fits(other: "AutoencoderKL", own: "AutoencoderKL", folder: Path) -> N
     if given != wanted:
         message = f"autoencoder: {folder} has factor {given[0]} and {given[1]} channels"
         raise ConfigError(message, hint=f"the model draws latents of factor {wanted[0]} and {wanted[1]} channels")
-
-
-def _reader(pipeline: "FluxPipeline", recipe: FlowSftRecipe, max_text_tokens: int | None = None) -> "FluxBackbone":
-    """A backbone that reads a whole batch's texts at once."""
-    from realgen.generators.flux import FluxBackbone
-
-    length = max_text_tokens or recipe.max_text_tokens
-    return FluxBackbone(pipeline, max_text_tokens=length, texts_at_once=recipe.batch)
-
-
-def _data(
-    recipe: FlowSftRecipe,
-    backbone: "FluxBackbone",
-    split: str,
-    folder: Path,
-    see: "Callable[[Sequence[Image]], Tensor] | None",
-) -> "FlowData":
-    """The photographs of a split, at most 256 of those held out, with their latents."""
-    from realgen.train.flow_data import FlowData, digest
-
-    photographs = read_split(recipe, split)
-    return FlowData(
-        photographs if split == "train" else photographs[:256],
-        backbone.latents,
-        size=recipe.size[0],
-        category_weights=recipe.category_weights,
-        seed=recipe.seed,
-        cache=folder / f"latents-{split}.pt",
-        encoder=digest(backbone.pipeline.vae.encoder),
-        features=see,
-    )
 
 
 def _elaborate(recipe: FlowSftRecipe, backbone: "FluxBackbone") -> "Elaborations | None":
@@ -144,46 +114,3 @@ def _representation(
         weight=recipe.representation_weight,
     )
     return encode, alignment.to(transformer.device)
-
-
-def _open_flux(recipe: FlowSftRecipe, model: str) -> "FluxPipeline":
-    """`model` in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
-    import torch
-
-    pipeline = load_flux(model, recipe.machine)
-    if recipe.lora_rank == 0:
-        pipeline.transformer.requires_grad_(True)
-        if recipe.machine.compile:
-            pipeline.transformer.compile()
-        return pipeline
-    from peft import LoraConfig
-
-    from realgen.generators.flux import FluxBackbone
-
-    torch.manual_seed(recipe.seed)
-    pipeline.transformer.add_adapter(
-        LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_rank,
-            init_lora_weights="gaussian",
-            target_modules=list(FluxBackbone.lora_targets),
-        )
-    )
-    return pipeline
-
-
-def _saver(pipeline: "FluxPipeline", recipe: FlowSftRecipe) -> "Callable[[Path], None]":
-    """Writes what was trained: the whole folder, or the LoRA as diffusers loads it."""
-    import torch
-
-    from realgen.train.scaffold import save_pipeline
-
-    def save(folder: Path) -> None:
-        if recipe.lora_rank == 0:
-            save_pipeline(pipeline, folder, dtype=getattr(torch, recipe.export_dtype))
-            return
-        from peft.utils import get_peft_model_state_dict
-
-        pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
-
-    return save

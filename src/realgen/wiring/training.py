@@ -9,6 +9,7 @@ from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.recipes import Recipe
 from realgen.core.spec import Plug
 from realgen.core.training_recipes import (
+    AdversarialRecipe,
     AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,
@@ -22,7 +23,7 @@ from realgen.core.training_recipes import (
 from realgen.hub import plugs
 from realgen.hub.device import keep_gradients_right, pick_device, pick_dtype
 from realgen.hub.plugs import use_threads
-from realgen.wiring import flow_sft, grpo
+from realgen.wiring import adversarial, flow_sft, grpo
 from realgen.wiring.materials import embedded, load_flux, read_split
 
 if TYPE_CHECKING:
@@ -357,4 +358,5 @@ _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     AlignmentRecipe: _alignment_trainer,
     UnseenWordsRecipe: _unseen_words_trainer,
     FlowSftRecipe: flow_sft.build_trainer,
+    AdversarialRecipe: adversarial.build_trainer,
 }

@@ -1,0 +1,241 @@
+"""Adversarial post-training of a flow: what it makes of its own half-drawn pictures has to look like a photograph.
+
+    x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
+    flow:          -mean (1 - s^2) D(decode(x_0) | text, s) + w (|low(d)|^2 + s^4 |d|^2)
+    discriminator: mean max(0, 1 - D(photograph | its caption, s)) + mean max(0, 1 + D(decode(x_0) | text, s))
+
+d is how far x_0 lies from what the flow answered before this training, and `low` the mean over squares of 2x2 tokens.
+A flow that learned by squared errors answers with the mean of what could be there, and a small one is left with
+strokes of a brush. Here it must answer with a picture; but not where little is drawn yet, or it would settle there what
+the levels after should choose, and layout and colours stay near what guidance made of them.
+
+Trajectories are drawn every `period` steps, of a number of steps from `trajectory_steps`, and all their levels are
+learned from before the next are drawn. Sources: Sauer et al. 2024, arXiv 2403.12015 (LADD); Lin et al. 2025,
+arXiv 2501.08316 (adversarial post-training). Knows no model: it is handed a backbone, a decoder and a discriminator.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from realgen.core.protocols import FlowBackbone, Size
+from realgen.formulas.flow import trajectory
+from realgen.formulas.pixels import to_images
+from realgen.train.discriminator import decoder_loss, discriminator_loss
+from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
+from realgen.train.flow_data import FlowData
+from realgen.train.half_drawn import HalfDrawn, half_draw
+from realgen.train.precision import computing_in
+from realgen.train.run import Ema, warmup_cosine
+
+PREVIEW_STEPS = 8
+
+
+class AdversarialTrainer:
+    """The backbone's module against a discriminator of what `decode` makes of its answers.
+
+    `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
+    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1].
+    """
+
+    dtype = torch.bfloat16
+    """What matrix products and convolutions compute in; wiring sets the machine's."""
+
+    def __init__(
+        self,
+        backbone: FlowBackbone,
+        before: FlowBackbone,
+        decode: Callable[[Tensor], Tensor],
+        discriminator: FeatureDiscriminator,
+        encode: Callable[[Sequence[str]], Any],
+        read: Callable[[Any], Tensor],
+        data: FlowData,
+        save: Callable[[Path], None],
+        *,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        discriminator_learning_rate: float,
+        warmup: int,
+        anchor_weight: float,
+        period: int,
+        trajectory_steps: Sequence[int],
+        guidance: tuple[float, float],
+        ema_decay: float,
+        size: Size,
+        seed: int,
+        preview_prompts: Sequence[str] = (),
+    ) -> None:
+        self.backbone, self.before, self.decode, self.discriminator = backbone, before, decode, discriminator
+        self.encode, self.read, self.data, self.save = encode, read, data, save
+        self.steps, self.batch, self.warmup = steps, batch, warmup
+        self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
+        self.anchor_weight = anchor_weight
+        self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
+        self.size, self.seed, self.preview_prompts = size, seed, preview_prompts
+        self.module = backbone.module
+        self.device = next(self.module.parameters()).device
+        self.optimizer = _adam(self.module, learning_rate)
+        self.discriminator_optimizer = _adam(discriminator, discriminator_learning_rate)
+        self.ema = Ema(self.module, ema_decay)
+        self._drawn: HalfDrawn | None = None
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One step of the discriminator, then one of the flow against it."""
+        taken = self._taken(index)
+        condition = self._encoded(taken.texts)
+        answer = self._answer(self.backbone, taken, condition)
+        fake = self._pixels(answer)
+        asked = torch.cat([self.read(condition), level_waves(taken.sigma)], 1)
+        generator = self._chance(2, index)
+        metrics = self._discriminate(fake.detach(), asked, taken.sigma, index, generator)
+        if index < self.warmup:
+            return metrics
+        with torch.no_grad():
+            was = self._answer(self.before, taken, condition)
+        away = answer - was
+        answers = self._judged(augmented(fake, generator), asked)
+        adversarial = decoder_loss(answers * (1 - taken.sigma.square())[:, None])
+        anchor = low(away).square().mean() + (taken.sigma**4 * away.square().mean((1, 2))).mean()
+        (adversarial + self.anchor_weight * anchor).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
+        _step(self.optimizer, self.learning_rate * self._share(index))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.module)
+        return metrics | {"adversarial": adversarial.item(), "anchor": anchor.item(), "grad_norm": norm.item()}
+
+    def _discriminate(
+        self, fake: Tensor, asked: Tensor, sigma: Tensor, index: int, generator: torch.Generator
+    ) -> dict[str, float]:
+        """One step of the discriminator on photographs and on what the flow answered."""
+        real, captions = self._photographs(index)
+        told = torch.cat([self.read(self._encoded(captions)), level_waves(sigma)], 1)
+        answers = self._judged(augmented(torch.cat([real, fake]), generator), torch.cat([told, asked]))
+        on_real, on_fake = answers.split([len(real), len(fake)])
+        loss = discriminator_loss(on_real, on_fake)
+        loss.backward()
+        _step(self.discriminator_optimizer, self.discriminator_learning_rate * self._share(index))
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        return {
+            "discriminator": loss.item(),
+            "on_photographs": on_real.mean().item(),
+            "on_pictures": on_fake.mean().item(),
+        }
+
+    def _taken(self, index: int) -> HalfDrawn:
+        """The half-drawn pictures of a step; trajectories are drawn where a period begins."""
+        number, place = divmod(index, self.period)
+        if self._drawn is None or place == 0:
+            self._drawn = self._draw(number)
+        order = torch.randperm(len(self._drawn.x), generator=self._chance(1, number)).tolist()
+        return self._drawn.at(order[place * self.batch : (place + 1) * self.batch])
+
+    def _draw(self, number: int) -> HalfDrawn:
+        self.module.eval()
+        generator = self._chance(0, number)
+        steps = self.trajectory_steps[int(torch.randint(len(self.trajectory_steps), (1,), generator=generator))]
+        count = -(-self.period * self.batch // steps)
+        texts = self.data.batch(2 * number, count=count, caption_dropout=0.0).captions
+        least, most = self.guidance
+        guidance = least + (most - least) * torch.rand(count, generator=generator)
+        with computing_in(self.dtype, self.device):
+            drawn: HalfDrawn = half_draw(
+                self.backbone, self.encode, texts, steps=steps, size=self.size, guidance=guidance, generator=generator
+            )
+        return drawn
+
+    def _photographs(self, index: int) -> tuple[Tensor, list[str]]:
+        """As the decoder shows them, with captions."""
+        batch = self.data.batch(2 * index + 1, count=self.batch, caption_dropout=0.0).to(self.device)
+        with torch.no_grad():
+            return self._pixels(batch.clean), batch.captions
+
+    def _answer(self, flow: FlowBackbone, drawn: HalfDrawn, condition: Any) -> Tensor:
+        flow.module.train(flow is self.backbone)
+        with computing_in(self.dtype, self.device):
+            v = flow.velocity(drawn.x, drawn.sigma, condition, guidance=drawn.guidance, size=self.size)
+        return drawn.x - drawn.sigma.view(-1, 1, 1) * v.float()
+
+    def _pixels(self, latents: Tensor) -> Tensor:
+        with computing_in(self.dtype, self.device):
+            return self.decode(latents).float()
+
+    def _encoded(self, texts: Sequence[str]) -> Any:
+        with torch.no_grad(), computing_in(self.dtype, self.device):
+            return self.encode(texts)
+
+    def _judged(self, pixels: Tensor, conditions: Tensor) -> Tensor:
+        with computing_in(self.dtype, self.device):
+            answers: Tensor = self.discriminator(pixels, conditions)
+        return answers.float()
+
+    def _share(self, index: int) -> float:
+        """Of both learning rates: they stay up for half of the steps."""
+        return warmup_cosine(index, steps=self.steps, warmup=min(20, self.steps // 10), hold=0.5, floor=0.05)
+
+    def _chance(self, what: int, number: int) -> torch.Generator:
+        """Chance of its own for each thing that is drawn and each time."""
+        return torch.Generator().manual_seed((self.seed * 4 + what) * 64_000_192 + number)
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Nothing: no loss of this training says how good the pictures are, the previews do."""
+        return {}
+
+    @torch.no_grad()
+    def preview(self) -> list[Image.Image]:
+        """The average's pictures of the preview prompts at guidance 3, seeds from 0."""
+        self.module.eval()
+        with self.ema.applied(self.module), computing_in(self.dtype, self.device):
+            condition = self.encode(self.preview_prompts)
+            velocity = partial(self.backbone.velocity, condition=condition, guidance=3.0, size=self.size)
+            x = self.backbone.noise(range(len(self.preview_prompts)), self.size)
+            for step in trajectory(velocity, x, self.backbone.sigmas(PREVIEW_STEPS, self.size)):
+                x = step.x
+            return to_images(self.backbone.decode(x, self.size))
+
+    def export(self, folder: Path) -> None:
+        """Write the average in the format of the model."""
+        with self.ema.applied(self.module):
+            self.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both networks, their moments, the average and the trajectories that are being learned from."""
+        return {
+            "module": self.module.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "drawn": None if self._drawn is None else self._drawn._asdict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        for name in ("module", "discriminator", "optimizer", "discriminator_optimizer", "ema"):
+            getattr(self, name).load_state_dict(state[name])
+        self._drawn = None if state["drawn"] is None else HalfDrawn(**state["drawn"])
+
+
+def low(latents: Tensor) -> Tensor:
+    """Means over squares of 2x2 tokens of square latents (B, tokens, channels): (B, channels, side / 2, side / 2)."""
+    side = round(latents.shape[1] ** 0.5)
+    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (side, side)), 2)
+
+
+def _adam(module: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """With little momentum, since who it learns against moves too."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.99), weight_decay=0.0)
+
+
+def _step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()

@@ -1,0 +1,91 @@
+"""What trainings of a FLUX.1's flow start from, and what they write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realgen.core.training_recipes import FlowRecipe
+from realgen.wiring.materials import load_flux, read_split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from diffusers import FluxPipeline
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from realgen.generators.flux import FluxBackbone
+    from realgen.train.flow_data import FlowData
+
+
+def open_flux(recipe: FlowRecipe, model: str) -> "FluxPipeline":
+    """`model` in float32 for training: the autoencoder frozen, LoRA added where the recipe asks for it."""
+    import torch
+
+    pipeline = load_flux(model, recipe.machine)
+    if recipe.lora_rank == 0:
+        pipeline.transformer.requires_grad_(True)
+        if recipe.machine.compile:
+            pipeline.transformer.compile()
+        return pipeline
+    from peft import LoraConfig
+
+    from realgen.generators.flux import FluxBackbone
+
+    torch.manual_seed(recipe.seed)
+    pipeline.transformer.add_adapter(
+        LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_rank,
+            init_lora_weights="gaussian",
+            target_modules=list(FluxBackbone.lora_targets),
+        )
+    )
+    return pipeline
+
+
+def reader(pipeline: "FluxPipeline", recipe: FlowRecipe, max_text_tokens: int | None = None) -> "FluxBackbone":
+    """A backbone that reads a whole batch's texts at once."""
+    from realgen.generators.flux import FluxBackbone
+
+    length = max_text_tokens or recipe.max_text_tokens
+    return FluxBackbone(pipeline, max_text_tokens=length, texts_at_once=recipe.batch)
+
+
+def flow_data(
+    recipe: FlowRecipe,
+    backbone: "FluxBackbone",
+    split: str,
+    folder: Path,
+    see: "Callable[[Sequence[Image]], Tensor] | None" = None,
+) -> "FlowData":
+    """The photographs of a split, at most 256 of those held out, with their latents."""
+    from realgen.train.flow_data import FlowData, digest
+
+    photographs = read_split(recipe, split)
+    return FlowData(
+        photographs if split == "train" else photographs[:256],
+        backbone.latents,
+        size=recipe.size[0],
+        category_weights=recipe.category_weights,
+        seed=recipe.seed,
+        cache=folder / f"latents-{split}.pt",
+        encoder=digest(backbone.pipeline.vae.encoder),
+        features=see,
+    )
+
+
+def saver(pipeline: "FluxPipeline", recipe: FlowRecipe) -> "Callable[[Path], None]":
+    """Writes what was trained: the whole folder, or the LoRA as diffusers loads it."""
+    import torch
+
+    from realgen.train.scaffold import save_pipeline
+
+    def save(folder: Path) -> None:
+        if recipe.lora_rank == 0:
+            save_pipeline(pipeline, folder, dtype=getattr(torch, recipe.export_dtype))
+            return
+        from peft.utils import get_peft_model_state_dict
+
+        pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
+
+    return save

@@ -1,0 +1,197 @@
+"""Adversarial post-training of a random FLUX.1: who learns when, the loss by hand, exact resume, an exported folder."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch.nn import functional as F
+
+from conftest import FLOAT32
+from realgen.generators._loading import load_pipeline
+from realgen.generators.flux import FluxBackbone
+from realgen.train.adversarial import AdversarialTrainer, low
+from realgen.train.feature_discriminator import FeatureDiscriminator, summary
+from realgen.train.flow_data import FlowData
+from train.test_flow_sft import photographs
+
+SIZE = (32, 32)
+
+
+def eye(pixels):
+    return [F.avg_pool2d(pixels, stride) for stride in (2, 4, 8, 16)]
+
+
+def backbone_of(folder, *, trains):
+    pipeline = load_pipeline(FluxPipeline, str(folder), FLOAT32)
+    pipeline.transformer.requires_grad_(trains)
+    return FluxBackbone(pipeline, max_text_tokens=32)
+
+
+def trainer_of(folder, **options):
+    backbone, before = backbone_of(folder, trains=True), backbone_of(folder, trains=False)
+    data = FlowData(photographs(), before.latents, size=32, category_weights={}, seed=3)
+    condition = before.encode(["a"])
+    width = condition.embeds.shape[2] + condition.pooled.shape[1] + 8
+    torch.manual_seed(0)
+    knobs = {
+        "steps": 12,
+        "batch": 4,
+        "learning_rate": 1e-3,
+        "discriminator_learning_rate": 1e-3,
+        "warmup": 0,
+        "anchor_weight": 1.0,
+        "period": 3,
+        "trajectory_steps": (3, 4),
+        "guidance": (1.0, 4.0),
+        "ema_decay": 0.5,
+        "size": SIZE,
+        "seed": 0,
+        "preview_prompts": ("a rose", "a cat"),
+        **options,
+    }
+    trainer = AdversarialTrainer(
+        backbone,
+        before,
+        lambda latents: before.pipeline.vae.decode(before.decoder_input(latents, SIZE)).sample / 2 + 0.5,
+        FeatureDiscriminator(eye, [3, 3, 3, 3], condition=width, width=8),
+        lambda texts: before.encode(before.tokenize(texts)),
+        lambda condition: summary(condition.embeds, condition.pooled),
+        data,
+        backbone.pipeline.save_pretrained,
+        **knobs,
+    )
+    trainer.dtype = torch.float32
+    return trainer
+
+
+def weights_of(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def moved(module, before):
+    return {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+
+
+def test_both_learn_and_the_flow_before_stays(random_flux):
+    trainer = trainer_of(random_flux)
+    parts = (trainer.module, trainer.discriminator, trainer.before.module)
+    kept = [weights_of(part) for part in parts]
+    metrics = trainer.step(0)
+    changed = [moved(part, before) for part, before in zip(parts, kept, strict=True)]
+    assert any(name.startswith("single_transformer_blocks") for name in changed[0])
+    assert {name.partition(".")[0] for name in changed[1]} == {"heads"}
+    assert not changed[2]
+    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "grad_norm"}
+    assert metrics.keys() == wanted
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_the_discriminator_learns_alone_at_first(random_flux):
+    trainer = trainer_of(random_flux, warmup=2)
+    before = weights_of(trainer.module)
+    first, second = trainer.step(0), trainer.step(1)
+    assert not moved(trainer.module, before)
+    assert "adversarial" not in first | second
+    trainer.step(2)
+    assert moved(trainer.module, before)
+
+
+def test_the_flow_answers_as_before_until_it_has_learned(random_flux):
+    """The anchor is the distance from the flow before, so it is nothing at the first step and not after it."""
+    trainer = trainer_of(random_flux)
+    assert trainer.step(0)["anchor"] == pytest.approx(0, abs=1e-9)
+    assert trainer.step(1)["anchor"] > 1e-8
+
+
+def test_a_strong_anchor_holds_the_flow(random_flux):
+    near, far = (trainer_of(random_flux, anchor_weight=weight) for weight in (1e4, 0.0))
+    for index in range(6):
+        held, free = near.step(index)["anchor"], far.step(index)["anchor"]
+    assert held < free / 2
+
+
+def test_the_losses_are_what_the_docstring_says(random_flux):
+    trainer = trainer_of(random_flux, anchor_weight=0.0)
+    trainer.step(0)
+    taken = trainer._taken(1)
+    sigma = taken.sigma
+    with torch.no_grad():
+        condition = trainer.encode(taken.texts)
+        answered = trainer._answer(trainer.backbone, taken, condition)
+        fake = trainer._pixels(answered)
+        v = trainer.backbone.velocity(taken.x, sigma, condition, guidance=taken.guidance, size=SIZE)
+    torch.testing.assert_close(answered, taken.x - sigma.view(-1, 1, 1) * v, atol=1e-5, rtol=1e-5)
+    assert fake.shape == (4, 3, 32, 32)
+    said = []
+    judged = trainer._judged
+    trainer._judged = lambda pixels, conditions: said.append(judged(pixels, conditions)) or said[-1]
+    metrics = trainer.step(1)
+    both, alone = said
+    hinge = F.relu(1 - both[:4]).mean() + F.relu(1 + both[4:]).mean()
+    assert metrics["discriminator"] == pytest.approx(hinge.item(), abs=1e-5)
+    assert metrics["adversarial"] == pytest.approx(-(alone * (1 - sigma**2)[:, None]).mean().item(), abs=1e-5)
+
+
+def test_nothing_is_asked_of_what_is_not_drawn_yet(random_flux):
+    """At level 1 the adversarial weight is zero: with pure noise alone, an unanchored flow gets no gradient at all."""
+    trainer = trainer_of(random_flux, anchor_weight=0.0, trajectory_steps=(1,))
+    before = weights_of(trainer.module)
+    assert trainer.step(0)["grad_norm"] == 0
+    assert not moved(trainer.module, before)
+
+
+def test_low_is_the_mean_of_four_tokens():
+    latents = torch.arange(16.0).view(1, 16, 1)
+    assert low(latents).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+def test_a_period_learns_from_each_state_once(random_flux):
+    trainer = trainer_of(random_flux, trajectory_steps=(4,))
+    taken = [trainer._taken(index) for index in range(3)]
+    states = torch.cat([one.x for one in taken]).flatten(1)
+    assert torch.cdist(states, states).add(torch.eye(12) * 9).min() > 1e-3
+    assert sorted(taken[0].sigma.tolist() + taken[1].sigma.tolist() + taken[2].sigma.tolist()) == pytest.approx(
+        sorted(trainer.backbone.sigmas(4, SIZE)[:-1].tolist() * 3)
+    )
+    assert not torch.equal(trainer._taken(3).x, taken[0].x)
+
+
+def test_a_resume_in_mid_period_is_exact(random_flux):
+    whole, cut = trainer_of(random_flux), trainer_of(random_flux)
+    for index in range(5):
+        whole.step(index)
+        if index < 4:
+            cut.step(index)
+    state = copy.deepcopy(cut.state_dict())
+    fresh = trainer_of(random_flux)
+    fresh.load_state_dict(state)
+    fresh.step(4)
+    for part in ("module", "discriminator"):
+        ours, theirs = (getattr(one, part).state_dict() for one in (fresh, whole))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(torch.equal(fresh.ema.shadow[name], value) for name, value in whole.ema.shadow.items())
+
+
+def test_the_state_survives_a_file(random_flux, tmp_path):
+    trainer = trainer_of(random_flux)
+    trainer.step(0)
+    torch.save(trainer.state_dict(), tmp_path / "state.pt")
+    fresh = trainer_of(random_flux)
+    fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert fresh._drawn.texts == trainer._drawn.texts
+    assert torch.equal(fresh._drawn.x, trainer._drawn.x)
+
+
+def test_previews_and_export_are_the_averages(random_flux, tmp_path):
+    trainer = trainer_of(random_flux)
+    for index in range(3):
+        trainer.step(index)
+    pictures = trainer.preview()
+    assert [one.size for one in pictures] == [SIZE, SIZE]
+    trainer.export(tmp_path)
+    opened = FluxPipeline.from_pretrained(tmp_path).transformer.state_dict()
+    name = "proj_out.weight"
+    torch.testing.assert_close(opened[name], trainer.ema.shadow[name])
+    assert not torch.equal(opened[name], trainer.module.state_dict()[name])
+    assert trainer.evaluate() == {}

@@ -1,0 +1,86 @@
+"""Adversarial post-training from its recipe: through the run folder, as LoRA, and what cannot be read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from realgen.core import config
+from realgen.core.errors import ModelError
+from realgen.train.efficientnet_lite import EfficientNetLite
+from realgen.wiring import training
+from train.test_efficientnet_lite import published
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    rows = []
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+        rows.append({"file": f"{index}.png", "split": "train", "category": "plants", "cls": "rose", "captions": []})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("eye") / "efficientnet-lite0-57934424.pth"
+    torch.save(published(EfficientNetLite(width=1.0, depth=1.0)), path)
+    return path
+
+
+def recipe_of(model, data, eye, *overrides):
+    small = ["steps=3", "batch=4", "period=2", "warmup=1", "trajectory_steps=[4]", "size=[32, 32]"]
+    machine = ["max_text_tokens=32", "machine={device: cpu, dtype: float32}", "preview_prompts=[a, b]"]
+    given = [f"model='{model}'", f"data='{data}'", f"eye='{eye}'"]
+    return config.load("adversarial-tiny", overrides=[*given, *small, *machine, *overrides])
+
+
+def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, eye, tmp_path):
+    recipe = recipe_of(random_flux, data, eye, "evaluate_every=2", "export_dtype=float32", "snapshots=[]")
+    logged = list(training.train(recipe, tmp_path / "run", resume=False))
+    assert [step for step, _ in logged] == [3]
+    assert {"discriminator", "adversarial", "anchor"} <= logged[-1][1].keys()
+    before, after = (
+        FluxPipeline.from_pretrained(folder).transformer.state_dict()
+        for folder in (random_flux, tmp_path / "run/model")
+    )
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert list((tmp_path / "run").glob("samples/*.png"))
+
+
+def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path):
+    from realgen.train.run import Run
+
+    recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]")
+    list(training.train(recipe, tmp_path / "whole", resume=False))
+    run = Run.create(tmp_path / "cut", recipe.model_dump(mode="json"))
+    trainer = training.build_trainer(recipe, run.folder)
+    trainer.step(0)
+    run.save(1, trainer.state_dict())
+    list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
+    ours, theirs = (
+        (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()
+        for folder in (run.folder, tmp_path / "whole")
+    )
+    assert ours == theirs
+
+
+def test_as_lora(random_flux, data, eye, tmp_path):
+    trainer = training.build_trainer(recipe_of(random_flux, data, eye, "lora_rank=2", "warmup=0"), tmp_path)
+    learned = [name for name, one in trainer.module.named_parameters() if one.requires_grad]
+    assert learned
+    assert all("lora" in name for name in learned)
+    trainer.step(0)
+    trainer.export(tmp_path / "lora")
+    assert (tmp_path / "lora/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_an_eye_that_is_none_is_said_in_one_line(random_flux, data, tmp_path):
+    with pytest.raises(ModelError, match="no EfficientNet-Lite"):
+        training.build_trainer(recipe_of(random_flux, data, tmp_path / "none.pth"), tmp_path)
