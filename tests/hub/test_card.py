@@ -28,7 +28,7 @@ def test_every_shipped_card_reads(name: str) -> None:
 def test_the_shipped_cards_say_where_their_files_come_from() -> None:
     assert {"tiny", "flux1-dev", "flux1-schnell", "qwen3-4b", "qwen3-4b-instruct-2507"} <= set(names())
     assert isinstance(read("tiny").source, PackageSource)
-    assert read("tiny").options == {"max_text_tokens": 64, "steps": 20, "guidance": 3.0, "size": [128, 128]}
+    assert read("tiny").options == {"max_text_tokens": 64, "steps": 8, "guidance": 3.0, "size": [128, 128]}
     dev = read("flux1-dev")
     assert dev.gated
     assert isinstance(dev.source, HubSource)

@@ -40,6 +40,7 @@ def trainer_of(folder, **options):
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
         "warmup": 0,
+        "lateness": 2.0,
         "anchor_weight": 1.0,
         "period": 3,
         "trajectory_steps": (3, 4),

@@ -46,10 +46,16 @@ def file(network, tmp_path):
     return path
 
 
-def test_four_maps_each_half_as_fine(network):
+def test_five_maps_each_half_as_fine(network):
     maps = network(torch.rand(2, 3, 96, 64))
-    assert [tuple(one.shape) for one in maps] == [(2, 24, 24, 16), (2, 40, 12, 8), (2, 112, 6, 4), (2, 320, 3, 2)]
-    assert network.channels == [24, 40, 112, 320]
+    assert [tuple(one.shape) for one in maps] == [
+        (2, 32, 48, 32),
+        (2, 24, 24, 16),
+        (2, 40, 12, 8),
+        (2, 112, 6, 4),
+        (2, 320, 3, 2),
+    ]
+    assert network.channels == [32, 24, 40, 112, 320]
 
 
 @pytest.mark.parametrize(("scale", "millions"), [((1.0, 1.0), 2.959), ((1.0, 1.1), 3.724), ((1.1, 1.2), 4.358)])
@@ -69,7 +75,8 @@ def test_a_picture_is_told_from_pixels_around_mid_grey(network):
 
 
 def network_after(network, stem):
-    x, maps = F.relu6(stem), []
+    x = F.relu6(stem)
+    maps = [x]
     for number, stage in enumerate(network.stages):
         x = stage(x)
         if number in (1, 2, 4, 6):

@@ -237,6 +237,9 @@ class AdversarialRecipe(FlowRecipe):
     warmup: int = Field(default=50, ge=0)
     """Steps in which the discriminator learns alone."""
 
+    lateness: float = Field(default=2.0, gt=0)
+    """The adversarial loss at noise level s weighs 1 - s^lateness: the larger, the earlier a picture may settle."""
+
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
 

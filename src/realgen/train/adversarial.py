@@ -1,13 +1,13 @@
 """Adversarial post-training of a flow: what it makes of its own half-drawn pictures has to look like a photograph.
 
     x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
-    flow:          -mean (1 - s^2) D(decode(x_0) | text, s) + w (|low(d)|^2 + s^4 |d|^2)
+    flow:          -mean (1 - s^l) D(decode(x_0) | text, s) + w (|low(d)|^2 + s^(2 l) |d|^2)
     discriminator: mean max(0, 1 - D(photograph | its caption, s)) + mean max(0, 1 + D(decode(x_0) | text, s))
 
 d is how far x_0 lies from what the flow answered before this training, and `low` the mean over squares of 2x2 tokens.
 A flow that learned by squared errors answers with the mean of what could be there, and a small one is left with
 strokes of a brush. Here it must answer with a picture; but not where little is drawn yet, or it would settle there what
-the levels after should choose, and layout and colours stay near what guidance made of them.
+the levels after should choose (l says how early it may), and layout and colours stay near what guidance made of them.
 
 Trajectories are drawn every `period` steps, of a number of steps from `trajectory_steps`, and all their levels are
 learned from before the next are drawn. Sources: Sauer et al. 2024, arXiv 2403.12015 (LADD); Lin et al. 2025,
@@ -63,6 +63,7 @@ class AdversarialTrainer:
         learning_rate: float,
         discriminator_learning_rate: float,
         warmup: int,
+        lateness: float,
         anchor_weight: float,
         period: int,
         trajectory_steps: Sequence[int],
@@ -76,7 +77,7 @@ class AdversarialTrainer:
         self.encode, self.read, self.data, self.save = encode, read, data, save
         self.steps, self.batch, self.warmup = steps, batch, warmup
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
-        self.anchor_weight = anchor_weight
+        self.lateness, self.anchor_weight = lateness, anchor_weight
         self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
         self.size, self.seed, self.preview_prompts = size, seed, preview_prompts
         self.module = backbone.module
@@ -101,8 +102,8 @@ class AdversarialTrainer:
             was = self._answer(self.before, taken, condition)
         away = answer - was
         answers = self._judged(augmented(fake, generator), asked)
-        adversarial = decoder_loss(answers * (1 - taken.sigma.square())[:, None])
-        anchor = low(away).square().mean() + (taken.sigma**4 * away.square().mean((1, 2))).mean()
+        adversarial = decoder_loss(answers * (1 - taken.sigma**self.lateness)[:, None])
+        anchor = low(away).square().mean() + (taken.sigma ** (2 * self.lateness) * away.square().mean((1, 2))).mean()
         (adversarial + self.anchor_weight * anchor).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
         _step(self.optimizer, self.learning_rate * self._share(index))

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as a frozen eye: feature maps of pictures at strides 4, 8, 16 and 32.
+"""EfficientNet-Lite as a frozen eye: feature maps of pictures at strides 2, 4, 8, 16 and 32.
 
     stem 3x3, then stages of inverted residuals: expand 1x1, depthwise k x k, project 1x1, ReLU6 between, no attention
 
@@ -33,13 +33,13 @@ _MEAN, _DEVIATION = 127 / 255, 128 / 255
 
 
 class EfficientNetLite(nn.Module):
-    """Pixels (B, 3, H, W) in [0, 1] to four maps (B, channels, H/s, W/s), s = 4, 8, 16, 32; nothing is trained."""
+    """Pixels (B, 3, H, W) in [0, 1] to five maps (B, channels, H/s, W/s), s = 2, 4, 8, 16, 32; nothing is trained."""
 
     def __init__(self, *, width: float, depth: float) -> None:
         super().__init__()
         self.stem = _ConvNorm(3, 32, kernel=3, stride=2)
         self.stages = nn.ModuleList()
-        self.channels: list[int] = []
+        self.channels = [32]
         inputs = 32
         for number, (expansion, repeats, stride, base, kernel) in enumerate(_STAGES):
             outputs = _rounded(base * width)
@@ -64,7 +64,8 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """The maps, finest first."""
-        x, maps = F.relu6(self.stem((pixels - _MEAN) / _DEVIATION)), []
+        x = F.relu6(self.stem((pixels - _MEAN) / _DEVIATION))
+        maps = [x]
         for number, stage in enumerate(self.stages):
             x = stage(x)
             if number in _KEPT:

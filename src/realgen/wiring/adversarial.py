@@ -47,6 +47,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         learning_rate=recipe.learning_rate,
         discriminator_learning_rate=recipe.discriminator_learning_rate,
         warmup=recipe.warmup,
+        lateness=recipe.lateness,
         anchor_weight=recipe.anchor_weight,
         period=recipe.period,
         trajectory_steps=recipe.trajectory_steps,
