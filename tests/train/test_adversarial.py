@@ -42,6 +42,7 @@ def trainer_of(folder, **options):
         "warmup": 0,
         "lateness": 2.0,
         "anchor_weight": 1.0,
+        "trained_share": 1.0,
         "period": 3,
         "trajectory_steps": (3, 4),
         "guidance": (1.0, 4.0),
@@ -196,3 +197,18 @@ def test_previews_and_export_are_the_averages(random_flux, tmp_path):
     torch.testing.assert_close(opened[name], trainer.ema.shadow[name])
     assert not torch.equal(opened[name], trainer.module.state_dict()[name])
     assert trainer.evaluate() == {}
+
+
+def test_what_is_exported_may_lie_on_the_way(random_flux, tmp_path):
+    trainer = trainer_of(random_flux, trained_share=0.25)
+    for index in range(3):
+        trainer.step(index)
+    name = "proj_out.weight"
+    now, average = trainer.module.state_dict()[name].clone(), trainer.ema.shadow[name].clone()
+    trainer.export(tmp_path)
+    before, exported = (
+        FluxPipeline.from_pretrained(one).transformer.state_dict()[name] for one in (random_flux, tmp_path)
+    )
+    torch.testing.assert_close(exported, before + 0.25 * (average - before))
+    assert torch.equal(trainer.module.state_dict()[name], now)
+    assert torch.equal(trainer.ema.shadow[name], average)

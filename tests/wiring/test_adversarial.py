@@ -9,7 +9,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from realgen.core import config
-from realgen.core.errors import ModelError
+from realgen.core.errors import ConfigError, ModelError
 from realgen.train.efficientnet_lite import EfficientNetLite
 from realgen.wiring import training
 from train.test_efficientnet_lite import published
@@ -72,7 +72,9 @@ def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, dat
 
 
 def test_as_lora(random_flux, data, eye, tmp_path):
-    trainer = training.build_trainer(recipe_of(random_flux, data, eye, "lora_rank=2", "warmup=0"), tmp_path)
+    trainer = training.build_trainer(
+        recipe_of(random_flux, data, eye, "lora_rank=2", "trained_share=1", "warmup=0"), tmp_path
+    )
     learned = [name for name, one in trainer.module.named_parameters() if one.requires_grad]
     assert learned
     assert all("lora" in name for name in learned)
@@ -84,3 +86,8 @@ def test_as_lora(random_flux, data, eye, tmp_path):
 def test_an_eye_that_is_none_is_said_in_one_line(random_flux, data, tmp_path):
     with pytest.raises(ModelError, match="no EfficientNet-Lite"):
         training.build_trainer(recipe_of(random_flux, data, tmp_path / "none.pth"), tmp_path)
+
+
+def test_a_lora_has_no_weights_before(random_flux, data, eye):
+    with pytest.raises(ConfigError, match="lora_scale"):
+        recipe_of(random_flux, data, eye, "lora_rank=2")

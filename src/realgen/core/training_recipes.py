@@ -243,6 +243,15 @@ class AdversarialRecipe(FlowRecipe):
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
 
+    trained_share: float = Field(default=1.0, gt=0, le=1)
+    """What is exported lies this far on the way from the weights before to the trained ones."""
+
+    @model_validator(mode="after")
+    def _has_weights_before(self) -> Self:
+        if self.lora_rank and self.trained_share < 1:
+            raise ValueError("trained_share is for whole weights: give 1, and load the LoRA with a lora_scale")
+        return self
+
 
 class ClassifierRecipe(PhotographRecipe):
     """Training of a classifier of photographs by category, the yardstick for a generator."""
