@@ -212,3 +212,18 @@ def test_what_is_exported_may_lie_on_the_way(random_flux, tmp_path):
     torch.testing.assert_close(exported, before + 0.25 * (average - before))
     assert torch.equal(trainer.module.state_dict()[name], now)
     assert torch.equal(trainer.ema.shadow[name], average)
+
+
+def test_captions_are_made_longer_for_both_sides(random_flux):
+    asked = []
+
+    def elaborate(captions, index):
+        asked.append((index, len(captions)))
+        return [f"{caption}, soft light" for caption in captions]
+
+    trainer = trainer_of(random_flux, elaborate=elaborate, trajectory_steps=(4,))
+    read, encode = [], trainer.encode
+    trainer.encode = lambda texts: read.extend(texts) or encode(texts)
+    trainer.step(0)
+    assert asked == [(0, 3), (1, 4)]
+    assert all(text.endswith(", soft light") for text in read)

@@ -153,6 +153,12 @@ class FlowRecipe(PhotographRecipe):
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
 
+    elaborations: tuple[Path, ...] = ()
+    """Files with a long prompt a line, whose clauses make some captions longer for who learns, not for a teacher."""
+
+    elaborated: float = Field(default=0.4, ge=0, le=1)
+    """Share of captions that are made longer, where there are elaborations."""
+
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn at every evaluation."""
 
@@ -194,12 +200,6 @@ class FlowSftRecipe(FlowRecipe):
 
     weaker: str | None = None
     """An earlier stage of the model: half of the distilled guidance then leads away from its answers."""
-
-    elaborations: tuple[Path, ...] = ()
-    """Files with a long prompt a line, whose clauses make some captions longer for who learns, not for the teacher."""
-
-    elaborated: float = Field(default=0.4, ge=0, le=1)
-    """Share of captions that are made longer, where there are elaborations."""
 
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:

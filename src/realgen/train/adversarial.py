@@ -46,7 +46,8 @@ class AdversarialTrainer:
     """The backbone's module against a discriminator of what `decode` makes of its answers.
 
     `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
-    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1].
+    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1];
+    `elaborate` makes some captions longer.
     """
 
     dtype = torch.bfloat16
@@ -78,6 +79,7 @@ class AdversarialTrainer:
         size: Size,
         seed: int,
         preview_prompts: Sequence[str] = (),
+        elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
         self.backbone, self.before, self.decode, self.discriminator = backbone, before, decode, discriminator
         self.encode, self.read, self.data, self.save = encode, read, data, save
@@ -85,7 +87,7 @@ class AdversarialTrainer:
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
         self.lateness, self.anchor_weight, self.trained_share = lateness, anchor_weight, trained_share
         self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
-        self.size, self.seed, self.preview_prompts = size, seed, preview_prompts
+        self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
         self.module = backbone.module
         self.device = next(self.module.parameters()).device
         self.optimizer = _adam(self.module, learning_rate)
@@ -149,7 +151,7 @@ class AdversarialTrainer:
         generator = self._chance(0, number)
         steps = self.trajectory_steps[int(torch.randint(len(self.trajectory_steps), (1,), generator=generator))]
         count = -(-self.period * self.batch // steps)
-        texts = self.data.batch(2 * number, count=count, caption_dropout=0.0).captions
+        texts = self._longer(self.data.batch(2 * number, count=count, caption_dropout=0.0).captions, 2 * number)
         least, most = self.guidance
         guidance = least + (most - least) * torch.rand(count, generator=generator)
         with computing_in(self.dtype, self.device):
@@ -162,7 +164,11 @@ class AdversarialTrainer:
         """As the decoder shows them, with captions."""
         batch = self.data.batch(2 * index + 1, count=self.batch, caption_dropout=0.0).to(self.device)
         with torch.no_grad():
-            return self._pixels(batch.clean), batch.captions
+            return self._pixels(batch.clean), self._longer(batch.captions, 2 * index + 1)
+
+    def _longer(self, captions: list[str], index: int) -> list[str]:
+        """Some of them with clauses that photographs and pictures do not differ by."""
+        return captions if self.elaborate is None else self.elaborate(captions, index)
 
     def _answer(self, flow: FlowBackbone, drawn: HalfDrawn, condition: Any) -> Tensor:
         flow.module.train(flow is self.backbone)

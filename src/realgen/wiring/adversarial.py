@@ -57,6 +57,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         size=recipe.size,
         seed=recipe.seed,
         preview_prompts=recipe.preview_prompts,
+        elaborate=flow.elaborate(recipe, backbone),
     )
 
 

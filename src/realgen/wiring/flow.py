@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from realgen.generators.flux import FluxBackbone
+    from realgen.train.elaborations import Elaborations
     from realgen.train.flow_data import FlowData
 
 
@@ -89,3 +90,17 @@ def saver(pipeline: "FluxPipeline", recipe: FlowRecipe) -> "Callable[[Path], Non
         pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer))
 
     return save
+
+
+def elaborate(recipe: FlowRecipe, backbone: "FluxBackbone") -> "Elaborations | None":
+    """What makes captions longer, as long as the model reads them whole."""
+    from realgen.train.elaborations import Elaborations, read_clauses
+
+    if not recipe.elaborations:
+        return None
+    return Elaborations(
+        read_clauses(recipe.elaborations),
+        share=recipe.elaborated,
+        fits=lambda text: backbone.num_text_tokens(text) <= recipe.max_text_tokens,
+        seed=recipe.seed,
+    )

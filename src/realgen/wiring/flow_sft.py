@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from realgen.generators.flux import FluxBackbone
-    from realgen.train.elaborations import Elaborations
     from realgen.train.flow_sft import FlowSftTrainer
     from realgen.train.representation import RepresentationAlignment
 
@@ -59,7 +57,7 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         preview_prompts=recipe.preview_prompts,
         teacher=flow.reader(flow.open_flux(recipe, teacher), recipe) if recipe.distil_guidance else None,
         weaker=flow.reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
-        elaborate=_elaborate(recipe, backbone),
+        elaborate=flow.elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
         tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
         loaders=recipe.machine.loaders,
@@ -74,20 +72,6 @@ def _check_fits(other: "AutoencoderKL", own: "AutoencoderKL", folder: Path) -> N
     if given != wanted:
         message = f"autoencoder: {folder} has factor {given[0]} and {given[1]} channels"
         raise ConfigError(message, hint=f"the model draws latents of factor {wanted[0]} and {wanted[1]} channels")
-
-
-def _elaborate(recipe: FlowSftRecipe, backbone: "FluxBackbone") -> "Elaborations | None":
-    """What makes captions longer, as long as the model reads them whole."""
-    from realgen.train.elaborations import Elaborations, read_clauses
-
-    if not recipe.elaborations:
-        return None
-    return Elaborations(
-        read_clauses(recipe.elaborations),
-        share=recipe.elaborated,
-        fits=lambda text: backbone.num_text_tokens(text) <= recipe.max_text_tokens,
-        seed=recipe.seed,
-    )
 
 
 def _representation(
