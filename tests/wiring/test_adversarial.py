@@ -1,29 +1,14 @@
 """Adversarial post-training from its recipe: through the run folder, as LoRA, and what cannot be read."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
-from PIL import Image
 
 from realgen.core import config
 from realgen.core.errors import ConfigError, ModelError
 from realgen.train.efficientnet_lite import EfficientNetLite
 from realgen.wiring import training
 from train.test_efficientnet_lite import published
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    rows = []
-    for index in range(4):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-        rows.append({"file": f"{index}.png", "split": "train", "category": "plants", "cls": "rose", "captions": []})
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,8 @@
 """Flow trainings from their recipes: another autoencoder, a teacher of its own, batches made ahead."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from conftest import save_random_flux
@@ -19,21 +15,6 @@ CLIP = CLIPConfig(
     text_config=CLIPTextConfig(**NARROW, vocab_size=64).to_dict(),
     vision_config=CLIPVisionConfig(**NARROW, image_size=32, patch_size=8).to_dict(),
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Six photographs of 32 pixels, two of them held out."""
-    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    rows = []
-    for index in range(6):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-        split = "train" if index < 4 else "test"
-        rows.append(
-            {"file": f"{index}.png", "split": split, "category": "plants", "cls": "rose", "captions": ["a rose"]}
-        )
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 def trainer_of(name, data, folder, *overrides):

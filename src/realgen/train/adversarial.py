@@ -18,8 +18,7 @@ Wortsman et al. 2022, arXiv 2109.01903 (weights between). Knows no model: it is 
 discriminator.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.autograd import grad
 from torch.nn import functional as F
 
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.formulas.flow import trajectory
 from realgen.formulas.pixels import to_images
 from realgen.train.discriminator import decoder_loss, discriminator_loss
+from realgen.train.drawn import finished
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_data import FlowData
 from realgen.train.half_drawn import HalfDrawn, half_draw
@@ -112,11 +112,11 @@ class AdversarialTrainer:
         answers = self._judged(augmented(fake, generator), asked)
         adversarial = decoder_loss(answers * (1 - taken.sigma**self.lateness)[:, None])
         anchor = low(away).square().mean() + (taken.sigma ** (2 * self.lateness) * away.square().mean((1, 2))).mean()
-        (adversarial + self.anchor_weight * anchor).backward()
+        (towards_real,) = grad(adversarial, fake)  # the discriminator's own weights learn nothing here
+        torch.autograd.backward([fake, self.anchor_weight * anchor], [towards_real, torch.ones_like(anchor)])
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
         _step(self.optimizer, self.learning_rate * self._share(index))
         self.optimizer.zero_grad(set_to_none=True)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.module)
         return metrics | {"adversarial": adversarial.item(), "anchor": anchor.item(), "grad_norm": norm.item()}
 
@@ -143,10 +143,10 @@ class AdversarialTrainer:
         number, place = divmod(index, self.period)
         if self._drawn is None or place == 0:
             self._drawn = self._draw(number)
-        order = torch.randperm(len(self._drawn.x), generator=self._chance(1, number)).tolist()
-        return self._drawn.at(order[place * self.batch : (place + 1) * self.batch])
+        return self._drawn.at(range(place * self.batch, (place + 1) * self.batch))
 
     def _draw(self, number: int) -> HalfDrawn:
+        """The trajectories of a period, in the order in which they are learned from."""
         self.module.eval()
         generator = self._chance(0, number)
         steps = self.trajectory_steps[int(torch.randint(len(self.trajectory_steps), (1,), generator=generator))]
@@ -158,7 +158,7 @@ class AdversarialTrainer:
             drawn: HalfDrawn = half_draw(
                 self.backbone, self.encode, texts, steps=steps, size=self.size, guidance=guidance, generator=generator
             )
-        return drawn
+        return drawn.at(torch.randperm(len(drawn.x), generator=self._chance(1, number)).tolist())
 
     def _photographs(self, index: int) -> tuple[Tensor, list[str]]:
         """As the decoder shows them, with captions."""
@@ -205,35 +205,24 @@ class AdversarialTrainer:
     def preview(self) -> list[Image.Image]:
         """Pictures of the preview prompts by what would be exported, at guidance 3, seeds from 0."""
         self.module.eval()
-        with self._served(), computing_in(self.dtype, self.device):
+        with self._served.applied(self.module), computing_in(self.dtype, self.device):
             condition = self.encode(self.preview_prompts)
             velocity = partial(self.backbone.velocity, condition=condition, guidance=3.0, size=self.size)
             x = self.backbone.noise(range(len(self.preview_prompts)), self.size)
-            for step in trajectory(velocity, x, self.backbone.sigmas(PREVIEW_STEPS, self.size)):
-                x = step.x
+            x = finished(velocity, x, self.backbone.sigmas(PREVIEW_STEPS, self.size))
             return to_images(self.backbone.decode(x, self.size))
 
     def export(self, folder: Path) -> None:
         """Write the weights between those before and the average, in the format of the model."""
-        with self._served():
+        with self._served.applied(self.module):
             self.save(folder)
 
-    @contextmanager
-    def _served(self) -> Iterator[None]:
-        """The module with the weights that are served, and as it was after."""
-        before = dict(self.before.module.named_parameters())
-        learning = {name: one for name, one in self.module.named_parameters() if name in self.ema.shadow}
-        held = {name: one.detach().clone() for name, one in learning.items()}
-        with torch.no_grad():
-            for name, one in learning.items():
-                after = self.ema.shadow[name]
-                one.copy_(after if self.trained_share == 1 else before[name].lerp(after, self.trained_share))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, one in learning.items():
-                    one.copy_(held[name])
+    @property
+    def _served(self) -> Ema:
+        """The weights that are served."""
+        if self.trained_share == 1:
+            return self.ema
+        return self.ema.between(dict(self.before.module.named_parameters()), share=self.trained_share)
 
     def state_dict(self) -> dict[str, Any]:
         """Both networks, their moments, the average and the trajectories that are being learned from."""

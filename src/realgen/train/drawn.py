@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.formulas.flow import trajectory
+from realgen.formulas.flow import Velocity, trajectory
 from realgen.formulas.pixels import to_images
 from realgen.train.fakes import asked
 from realgen.train.photographs import Photograph
@@ -38,10 +38,15 @@ def draw(
             condition = backbone.encode(captions[start : start + batch])
             x = backbone.noise(seeds[start : start + batch], size)
             velocity = partial(backbone.velocity, condition=condition, guidance=guidance, size=size)
-            for step in trajectory(velocity, x, backbone.sigmas(steps, size)):
-                x = step.x
-            found.append(x.cpu())
+            found.append(finished(velocity, x, backbone.sigmas(steps, size)).cpu())
     return torch.cat(found)
+
+
+def finished(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Tensor:
+    """The last state of the trajectory from `x` (B, tokens, channels)."""
+    for step in trajectory(velocity, x, sigmas):
+        x = step.x
+    return x
 
 
 def decoded(

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.formulas.flow import Velocity, trajectory
+from realgen.formulas.flow import Velocity
 from realgen.formulas.pixels import to_images
 from realgen.train.ahead import Ahead
+from realgen.train.drawn import finished
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
 from realgen.train.precision import computing_in
@@ -180,8 +181,7 @@ class FlowSftTrainer:
         with computing_in(self.dtype, self.device):
             velocity = self._preview_velocity()
             x = self.backbone.noise([0] * len(self.preview_prompts), self.size)
-            for step in trajectory(velocity, x, self.backbone.sigmas(20, self.size)):
-                x = step.x
+            x = finished(velocity, x, self.backbone.sigmas(20, self.size))
             images = to_images(self.backbone.decode(x, self.size))
         self.ema.swap(self.module)
         return images

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -276,6 +277,12 @@ class Ema:
             for name, parameter in module.named_parameters():
                 if name in self.shadow:
                     self.shadow[name].lerp_(parameter.detach(), 1 - decay)
+
+    def between(self, start: Mapping[str, Tensor], *, share: float) -> "Ema":
+        """An average of its own that lies `share` of the way from the parameters `start` to this one."""
+        found = copy(self)
+        found.shadow = {name: start[name].detach().lerp(value, share) for name, value in self.shadow.items()}
+        return found
 
     def swap(self, module: nn.Module) -> None:
         """Exchange the module's parameters with the average; call it again to undo."""
