@@ -49,7 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--prompts", nargs="+", default=["plain", "long", "unheld"])
+    lists = ["plain", "long", "unheld"]
+    parser.add_argument("--prompts", nargs="+", choices=lists, default=lists)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--out", type=Path)
     given = parser.parse_intermixed_args()

@@ -39,6 +39,7 @@ def trainer_of(folder, **options):
         "batch": 4,
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
+        "discriminator_updates": 1,
         "warmup": 0,
         "lateness": 2.0,
         "anchor_weight": 1.0,
@@ -97,6 +98,28 @@ def test_the_discriminator_learns_alone_at_first(random_flux):
     assert "adversarial" not in first | second
     trainer.step(2)
     assert moved(trainer.module, before)
+
+
+def test_each_update_of_a_step_sees_the_same_pictures_another_way(random_flux):
+    trainer = trainer_of(random_flux, warmup=1, discriminator_updates=3)
+    seen, judged, kept = [], trainer._judged, []
+
+    def judge(pixels, conditions):
+        answers = judged(pixels, conditions)
+        seen.append((pixels, conditions, answers))
+        kept.append(weights_of(trainer.discriminator))
+        return answers
+
+    trainer._judged = judge
+    metrics = trainer.step(0)
+    assert [pixels.shape for pixels, _, _ in seen] == [(8, 3, 32, 32)] * 3
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert not torch.equal(seen[1][0], seen[2][0])
+    assert torch.equal(seen[0][1], seen[2][1])
+    assert all(moved(trainer.discriminator, weights) for weights in kept), "an update after every answer"
+    first = seen[0][2]
+    hinge = F.relu(1 - first[:4]).mean() + F.relu(1 + first[4:]).mean()
+    assert metrics["discriminator"] == pytest.approx(hinge.item(), abs=1e-5)
 
 
 def test_the_flow_answers_as_before_until_it_has_learned(random_flux):

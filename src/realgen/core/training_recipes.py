@@ -234,6 +234,12 @@ class AdversarialRecipe(FlowRecipe):
     discriminator_learning_rate: float = Field(default=4e-4, gt=0)
     """The discriminator's learning rate."""
 
+    discriminator_width: int = Field(default=128, ge=1)
+    """Channels of the discriminator's heads."""
+
+    discriminator_updates: int = Field(default=3, ge=1)
+    """Updates of the discriminator a step, each on the step's pictures under another augmentation."""
+
     warmup: int = Field(default=50, ge=0)
     """Steps in which the discriminator learns alone."""
 

@@ -68,6 +68,7 @@ class AdversarialTrainer:
         batch: int,
         learning_rate: float,
         discriminator_learning_rate: float,
+        discriminator_updates: int,
         warmup: int,
         lateness: float,
         anchor_weight: float,
@@ -85,6 +86,7 @@ class AdversarialTrainer:
         self.encode, self.read, self.data, self.save = encode, read, data, save
         self.steps, self.batch, self.warmup = steps, batch, warmup
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
+        self.discriminator_updates = discriminator_updates
         self.lateness, self.anchor_weight, self.trained_share = lateness, anchor_weight, trained_share
         self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
         self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
@@ -96,7 +98,7 @@ class AdversarialTrainer:
         self._drawn: HalfDrawn | None = None
 
     def step(self, index: int) -> Mapping[str, float]:
-        """One step of the discriminator, then one of the flow against it."""
+        """The discriminator's updates, then one of the flow against it."""
         taken = self._taken(index)
         condition = self._encoded(taken.texts)
         answer = self._answer(self.backbone, taken, condition)
@@ -123,20 +125,23 @@ class AdversarialTrainer:
     def _discriminate(
         self, fake: Tensor, asked: Tensor, sigma: Tensor, index: int, generator: torch.Generator
     ) -> dict[str, float]:
-        """One step of the discriminator on photographs and on what the flow answered."""
+        """The discriminator's updates on photographs and on what the flow answered; the metrics of the first."""
         real, captions = self._photographs(index)
         told = torch.cat([self.read(self._encoded(captions)), level_waves(sigma)], 1)
-        answers = self._judged(augmented(torch.cat([real, fake]), generator), torch.cat([told, asked]))
-        on_real, on_fake = answers.split([len(real), len(fake)])
-        loss = discriminator_loss(on_real, on_fake)
-        loss.backward()
-        _step(self.discriminator_optimizer, self.discriminator_learning_rate * self._share(index))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        return {
-            "discriminator": loss.item(),
-            "on_photographs": on_real.mean().item(),
-            "on_pictures": on_fake.mean().item(),
-        }
+        pixels, conditions = torch.cat([real, fake]), torch.cat([told, asked])
+        metrics: dict[str, float] = {}
+        for _ in range(self.discriminator_updates):
+            on_real, on_fake = self._judged(augmented(pixels, generator), conditions).split([len(real), len(fake)])
+            loss = discriminator_loss(on_real, on_fake)
+            loss.backward()
+            _step(self.discriminator_optimizer, self.discriminator_learning_rate * self._share(index))
+            self.discriminator_optimizer.zero_grad(set_to_none=True)
+            metrics = metrics or {
+                "discriminator": loss.item(),
+                "on_photographs": on_real.mean().item(),
+                "on_pictures": on_fake.mean().item(),
+            }
+        return metrics
 
     def _taken(self, index: int) -> HalfDrawn:
         """The half-drawn pictures of a step; trajectories are drawn where a period begins."""

@@ -29,15 +29,15 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     before = flow.reader(load_flux(recipe.model, recipe.machine), recipe)
     data = flow.flow_data(recipe, backbone, "train", folder)
     eye = open_efficientnet_lite(recipe.eye).to(pipeline.device, memory_format=torch.channels_last)
-    width = pipeline.transformer.config.joint_attention_dim + pipeline.transformer.config.pooled_projection_dim
+    condition = pipeline.transformer.config.joint_attention_dim + pipeline.transformer.config.pooled_projection_dim
+    condition += level_waves(torch.ones(1)).shape[1]
     torch.manual_seed(recipe.seed)
+    discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=recipe.discriminator_width)
     return AdversarialTrainer(
         backbone,
         before,
         _decode(before, recipe),
-        FeatureDiscriminator(eye, eye.channels, condition=width + len(level_waves(torch.ones(1))[0])).to(
-            pipeline.device
-        ),
+        discriminator.to(pipeline.device),
         lambda texts: before.encode(before.tokenize(texts)),
         lambda condition: summary(condition.embeds, condition.pooled),
         data,
@@ -46,6 +46,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
         discriminator_learning_rate=recipe.discriminator_learning_rate,
+        discriminator_updates=recipe.discriminator_updates,
         warmup=recipe.warmup,
         lateness=recipe.lateness,
         anchor_weight=recipe.anchor_weight,
