@@ -53,6 +53,19 @@ def test_a_grey_picture_is_black_and_white_and_has_no_hue():
     assert any("black and white" in text or "black-and-white" in text for text in many(photograph(noisy(0, 255))))
 
 
+def test_official_portraits_name_man_or_woman_where_their_caption_does():
+    def shown(who):
+        caption = f"an official portrait photo of a {who} in formal clothes"
+        return photograph(flat(90, 90, 200), "portrait", "people", "congress/hi", (caption,))
+
+    written = {who: " ".join(many(shown(who))).lower() for who in ("man", "woman", "person")}
+    assert " a man" in written["man"]
+    assert "woman" not in written["man"]
+    assert " a woman" in written["woman"]
+    assert not re.search(r"\bman\b", written["woman"])
+    assert not re.search(r"\b(wo)?man\b", written["person"])
+
+
 def test_warm_and_cool():
     assert describe(photograph(flat(200, 120, 60))).tone == "warm"
     assert describe(photograph(flat(60, 100, 200))).tone == "cool"

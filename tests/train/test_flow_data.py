@@ -1,5 +1,6 @@
 """Batches of flow matching from an encoder that is an average: every latent can be worked by hand."""
 
+import dataclasses
 import math
 import re
 
@@ -236,3 +237,37 @@ def test_some_of_a_batch_keeps_its_order():
     assert torch.equal(some.x, batch.x[[4, 1]])
     assert torch.equal(some.target, batch.target[[4, 1]])
     assert some.features is None
+
+
+def test_where_captions_have_changed_a_teacher_reads_those_of_before():
+    before = [
+        dataclasses.replace(photograph(i), source="congress", category="people", captions=("a portrait of a person",))
+        for i in range(2)
+    ] + [photograph(2)]
+    now = [dataclasses.replace(before[0], captions=("a portrait of a woman",)), *before[1:]]
+    data = FlowData(now, Encoder(), size=SIZE, category_weights={}, seed=3, as_before=before)
+    batch, plain = data.batch(4, count=200, caption_dropout=0.1), data_of(now).batch(4, count=200, caption_dropout=0.1)
+    assert same(batch, plain)
+    assert plain.taught is None
+    women = [i for i, caption in enumerate(batch.captions) if re.search(r"\b(woman|lady)\b", caption)]
+    assert len(women) > 20
+    assert not any(re.search(r"\b(woman|lady)\b", caption) for caption in batch.taught)
+    kept = [i for i, caption in enumerate(batch.captions) if caption == batch.taught[i]]
+    assert {"", *(c for c in batch.captions if "rose" in c)} <= {batch.captions[i] for i in kept}
+    assert not set(women) & set(kept)
+    assert batch.taught == data.batch(4, count=200, caption_dropout=0.1).taught
+
+
+def test_a_batch_knows_the_categories(data):
+    mixed = data_of([photograph(0), photograph(1, category=None)])
+    batch = mixed.batch(0, count=20, caption_dropout=0)
+    assert set(batch.categories) == {"plants", "none"}
+    assert batch.at([3, 5]).categories == [batch.categories[3], batch.categories[5]]
+    assert batch.to(torch.device("cpu")).categories == batch.categories
+    assert mixed.fixed(2).categories == ["plants", "none"]
+
+
+def test_photographs_are_drawn_by_their_weight():
+    data = data_of([photograph(0), dataclasses.replace(photograph(4), weight=3.0)])
+    drawn = clean(data.batch(0, count=2000, caption_dropout=0)).amax((1, 2))
+    assert (drawn > 0.3).float().mean().item() == pytest.approx(0.75, abs=0.04)

@@ -125,11 +125,12 @@ def test_nobody_is_named():
 
 
 def test_a_person_of_every_kind_that_captions_name():
-    assert {"woman", "man", "person", "official"} == set(WORDS.people)
-    for kind in ("woman", "man"):
-        other = {"woman": "man", "man": "woman"}[kind]
+    assert {"woman", "man", "person", "official", "official woman", "official man"} == set(WORDS.people)
+    for kind in ("woman", "man", "official woman", "official man"):
+        other = {"woman": "man", "man": "woman"}[kind.removeprefix("official ")]
         assert not any(re.search(rf"\b{other}\b", text) for text in WORDS.people[kind])
-    assert not any(re.search(r"\b(wo)?man\b|\blady\b", text) for text in WORDS.people["person"])
+    for kind in ("person", "official"):
+        assert not any(re.search(r"\b(wo)?man\b|\blady\b", text) for text in WORDS.people[kind])
 
 
 # ---- sources --------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""Photographs that trainings are wired for."""
+"""Photographs that trainings are wired for, and an eye to look at them."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from realgen.train.efficientnet_lite import EfficientNetLite
+from train.test_efficientnet_lite import published
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +24,12 @@ def data(tmp_path_factory):
         )
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory):
+    """Random weights of an EfficientNet-Lite, in the file format of its package."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("eye") / "efficientnet-lite0-57934424.pth"
+    torch.save(published(EfficientNetLite(width=1.0, depth=1.0)), path)
+    return path

@@ -6,17 +6,7 @@ from diffusers import FluxPipeline
 
 from realgen.core import config
 from realgen.core.errors import ConfigError, ModelError
-from realgen.train.efficientnet_lite import EfficientNetLite
 from realgen.wiring import training
-from train.test_efficientnet_lite import published
-
-
-@pytest.fixture(scope="module")
-def eye(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("eye") / "efficientnet-lite0-57934424.pth"
-    torch.save(published(EfficientNetLite(width=1.0, depth=1.0)), path)
-    return path
 
 
 def recipe_of(model, data, eye, *overrides):

@@ -1,5 +1,7 @@
 """Flow trainings from their recipes: another autoencoder, a teacher of its own, batches made ahead."""
 
+import dataclasses
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -8,6 +10,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from conftest import save_random_flux
 from realgen.core import config
 from realgen.core.errors import ConfigError, ModelError
+from realgen.train import portraits
+from realgen.train.own_guidance import OwnGuidance
+from realgen.train.photographs import read_photographs
 from realgen.wiring import training
 
 NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -96,11 +101,38 @@ def test_a_distillation_can_go_on_with_its_teacher(random_flux, data, tmp_path):
     assert torch.isfinite(trainer.step(0)["loss"])
 
 
+def test_portraits_learn_by_captions_that_say_who_the_eye_sees(random_flux, data, eye, tmp_path, monkeypatch):
+    maps = []
+
+    def said_who(photographs, see):
+        maps.append(see(torch.zeros(1, 3, 64, 64)))
+        return [dataclasses.replace(photograph, captions=("a man",)) for photograph in photographs]
+
+    monkeypatch.setattr(portraits, "said_who", said_who)
+    trainer = trainer_of("portraits-tiny", data, tmp_path, f"model='{random_flux}'", f"eye='{eye}'")
+    for held in (trainer.data, trainer.held_out):
+        assert {photograph.captions for photograph in held.photographs} == {("a man",)}
+    assert [len(seen) for seen in maps] == [5, 5]
+    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.6, categories=("people",))
+    assert trainer.teacher.module is not trainer.backbone.module
+    assert torch.isfinite(trainer.step(0)["loss"])
+
+
+def test_without_an_eye_captions_stay(random_flux, data, tmp_path):
+    trainer = trainer_of("portraits-tiny", data, tmp_path, f"model='{random_flux}'", "eye=null")
+    assert [p.captions for p in trainer.data.photographs] == [p.captions for p in read_photographs(data, split="train")]
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [
         ("flow-tiny", ["teacher=x"], "distil_guidance"),
         ("guidance-tiny", ["autoencoder=x"], "own latents"),
+        ("portraits-tiny", ["distil_guidance=[1, 6]"], "leave out"),
+        ("portraits-tiny", ["autoencoder=x"], "leave out"),
+        ("portraits-tiny", ["elaborations=[x]"], "distil_guidance"),
+        ("flow-tiny", ["taught_categories=[people]"], "own_guidance"),
+        ("flow-tiny", ["least_sigma=0.5"], "own_guidance"),
     ],
 )
 def test_what_does_not_go_together_is_refused(name, overrides, said):

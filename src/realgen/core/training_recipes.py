@@ -159,6 +159,9 @@ class FlowRecipe(PhotographRecipe):
     elaborated: float = Field(default=0.4, ge=0, le=1)
     """Share of captions that are made longer, where there are elaborations."""
 
+    eye: Path | None = None
+    """Weights of an EfficientNet-Lite, which says man or woman in captions of official portraits where it sees it."""
+
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn at every evaluation."""
 
@@ -201,6 +204,18 @@ class FlowSftRecipe(FlowRecipe):
     weaker: str | None = None
     """An earlier stage of the model: half of the distilled guidance then leads away from its answers."""
 
+    own_guidance: tuple[float, float] | None = None
+    """Photographs teach at scales of this range, led by the model's own guidance: a distilled model can go on."""
+
+    taught_categories: tuple[str, ...] = ()
+    """Whose photographs teach then; what the model answers for others is held. None named: all teach."""
+
+    taught_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of them that teaches then; for the others the model is held to what it answered to earlier captions."""
+
+    least_sigma: float = Field(default=0.0, ge=0, lt=1)
+    """Noise level from which they teach then; below it the model is held."""
+
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
         if self.distil_guidance is None and (self.teacher or self.weaker or self.elaborations):
@@ -208,6 +223,10 @@ class FlowSftRecipe(FlowRecipe):
                 "teacher, weaker and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
             )
             raise ValueError(message)
+        if self.own_guidance and (self.distil_guidance or self.autoencoder):
+            raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
+        if self.own_guidance is None and (self.taught_categories or self.taught_share < 1 or self.least_sigma):
+            raise ValueError("taught_* and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
         if self.distil_guidance is not None and self.autoencoder is not None:
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)
@@ -220,7 +239,7 @@ class AdversarialRecipe(FlowRecipe):
     kind: Literal["adversarial"]
 
     eye: Path
-    """Weights of an EfficientNet-Lite, through which the discriminator looks."""
+    """Weights of an EfficientNet-Lite, through which the discriminator looks too."""
 
     period: int = Field(default=32, ge=1)
     """Steps that learn from the same trajectories."""

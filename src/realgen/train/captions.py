@@ -107,7 +107,8 @@ def _subject(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Ge
 def _person(photograph: Photograph, rng: np.random.Generator) -> str:
     people = vocabulary().people
     if vocabulary().source(photograph.source).heads == "official":
-        return _pick(people["official"], rng)
+        said = re.search(r"\ba (man|woman)\b", photograph.captions[0] if photograph.captions else "")
+        return _pick(people[f"official {said.group(1)}" if said else "official"], rng)
     found = _WEARING.search(photograph.captions[0] if photograph.captions else "")
     kind, clothes = (found.group(1), found.group(2)) if found else ("person", None)
     person = _pick(people["person" if rng.random() < 0.1 else kind], rng)

@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     """What an image encoder sees of the clean pictures (B, tokens, F), where it was asked."""
     taught: Any = None
     """The captions as a teacher reads them, where they differ."""
+    categories: Sequence[str] = ()
+    """Of the photographs (B,); `none` for those without one."""
 
     @property
     def clean(self) -> Tensor:
@@ -49,20 +51,22 @@ class Batch(NamedTuple):
         """The same batch there; the copies from pinned memory do not wait."""
         x, sigma, target = (part.to(device, non_blocking=True) for part in (self.x, self.sigma, self.target))
         features = None if self.features is None else self.features.to(device, non_blocking=True)
-        return Batch(self.captions, x, sigma, target, features, self.taught)
+        return Batch(self.captions, x, sigma, target, features, self.taught, self.categories)
 
     def at(self, places: Sequence[int]) -> "Batch":
         """The samples at these places."""
         captions = [self.captions[i] for i in places]
         taught = None if self.taught is None else [self.taught[i] for i in places]
         features = None if self.features is None else self.features[places]
-        return Batch(captions, self.x[places], self.sigma[places], self.target[places], features, taught)
+        categories = [self.categories[i] for i in places]
+        return Batch(captions, self.x[places], self.sigma[places], self.target[places], features, taught, categories)
 
 
 class FlowData:
     """Photographs of one size with their latents, plain and mirrored, held in memory.
 
-    `encoder` names what `encode` computes with: latents cached under another name are computed again.
+    `encoder` names what `encode` computes with: latents cached under another name are computed again. `as_before` are
+    the same photographs with the captions that a model has learned from already, where they have changed since.
     """
 
     def __init__(
@@ -76,11 +80,12 @@ class FlowData:
         cache: Path | None = None,
         encoder: str = "",
         features: Encode | None = None,
+        as_before: Sequence[Photograph] | None = None,
     ) -> None:
-        self.photographs = photographs
+        self.photographs, self.as_before = photographs, as_before
         self.seed = seed
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
-        weights = np.array([category_weights.get(photograph.category or "none", 1.0) for photograph in photographs])
+        weights = np.array([p.weight * category_weights.get(p.category or "none", 1.0) for p in photographs])
         self._cumulative = np.cumsum(weights / weights.sum())
         self._latents = cached(cache, _key(photographs, size, encoder), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
@@ -99,7 +104,20 @@ class FlowData:
             for i, side in zip(chosen, mirrored, strict=True)
         ]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        return self._noised(torch.from_numpy(mirrored), torch.from_numpy(chosen), captions, generator)
+        batch = self._noised(torch.from_numpy(mirrored), torch.from_numpy(chosen), captions, generator)
+        return batch._replace(taught=self._as_taught(captions, chosen, mirrored, index))
+
+    def _as_taught(self, captions: list[str], chosen: np.ndarray, mirrored: np.ndarray, index: int) -> list[str] | None:
+        """Captions in the words of before, of photographs that are captioned otherwise now; the others' as they are."""
+        if self.as_before is None:
+            return None
+        rng = np.random.default_rng((self.seed, index, 1))
+        taught = list(captions)
+        for place, (i, side) in enumerate(zip(chosen, mirrored, strict=True)):
+            was = self.as_before[i]
+            if captions[place] and was.captions != self.photographs[i].captions:
+                taught[place] = write_caption(was, self.facts[i], rng, mirrored=bool(side))
+        return taught
 
     def fixed(self, count: int) -> Batch:
         """The first `count` photographs with one caption and noise level each: the same at every call."""
@@ -113,7 +131,8 @@ class FlowData:
         noise = torch.randn(data.shape, generator=generator)
         sigma = shift_sigma(_spread(len(data), generator), self._shift)
         features = None if self._features is None else self._features[side, chosen]
-        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data, features)
+        categories = [self.photographs[place].category or "none" for place in chosen.tolist()]
+        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data, features, categories=categories)
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:

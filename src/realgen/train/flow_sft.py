@@ -11,6 +11,8 @@ its answers (Karras et al. 2024, arXiv 2406.02507):
 
     target = v0(text) + (g - 1) / 2 [(v0(text) - v0("")) + (v0(text) - w(text))]
 
+With `own_guidance` a distilled model goes on learning from photographs, and the teacher holds what is not taught.
+
 Sources: Esser et al. 2024, arXiv 2403.03206; Meng et al. 2023, arXiv 2210.03142. Knows no model: what is trained is
 what the backbone and `texts` hold.
 """
@@ -32,6 +34,7 @@ from realgen.train.ahead import Ahead
 from realgen.train.drawn import finished
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
+from realgen.train.own_guidance import OwnGuidance
 from realgen.train.precision import computing_in
 from realgen.train.representation import RepresentationAlignment
 from realgen.train.run import Ema, warmup_cosine
@@ -74,6 +77,7 @@ class FlowSftTrainer:
         teacher: FlowBackbone | None = None,
         weaker: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
+        own_guidance: OwnGuidance | None = None,
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
         tokenize: Callable[[Sequence[str]], Any] | None = None,
         loaders: int = 0,
@@ -83,7 +87,7 @@ class FlowSftTrainer:
         self.short_reader, self.alignment = short_reader, alignment
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.weaker, self.distil_guidance, self.elaborate = teacher, weaker, distil_guidance, elaborate
-        self.tokenize = tokenize
+        self.own_guidance, self.tokenize = own_guidance, tokenize
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.learning_rates = {"flow": learning_rate}
@@ -146,9 +150,14 @@ class FlowSftTrainer:
 
     def _loss(self, batch: Batch, index: int, reader: FlowBackbone) -> Tensor:
         guidance: Tensor | float = 1.0
+        weight: Tensor | float = 1.0
         with computing_in(self.dtype, self.device):
             if self.teacher is None:
                 target = batch.target
+            elif self.own_guidance is not None:
+                chance = torch.Generator().manual_seed(index)
+                lesson = self.own_guidance.lesson(self.backbone, self.teacher, batch, chance=chance, size=self.size)
+                guidance, target, weight = lesson
             else:
                 low, high = self.distil_guidance
                 draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index)).to(self.device)
@@ -159,7 +168,7 @@ class FlowSftTrainer:
                     target = teach(batch.x, batch.sigma)
             condition = reader.encode(batch.captions)
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)
-        return F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
+        return weight * F.mse_loss(v.float(), target.float(), reduction="none").mean((1, 2))
 
     @torch.compiler.set_stance("force_eager")  # other shapes than a step's are not worth compiling
     def evaluate(self) -> Mapping[str, float]:

@@ -28,6 +28,8 @@ class Photograph:
     cls: str
     captions: tuple[str, ...]
     source: str
+    weight: float = 1.0
+    """How much more often it is drawn than others of its category."""
 
 
 def read_photographs(folder: str | Path, *, split: str) -> list[Photograph]:

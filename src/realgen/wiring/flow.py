@@ -9,6 +9,7 @@ from realgen.wiring.materials import load_flux, read_split
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from diffusers import FluxPipeline
     from PIL.Image import Image
     from torch import Tensor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from realgen.generators.flux import FluxBackbone
     from realgen.train.elaborations import Elaborations
     from realgen.train.flow_data import FlowData
+    from realgen.train.photographs import Photograph
 
 
 def open_flux(recipe: FlowRecipe, model: str) -> "FluxPipeline":
@@ -59,12 +61,17 @@ def flow_data(
     folder: Path,
     see: "Callable[[Sequence[Image]], Tensor] | None" = None,
 ) -> "FlowData":
-    """The photographs of a split, at most 256 of those held out, with their latents."""
+    """The photographs of a split, at most 256 of those held out, with their latents; captions say whom an eye sees."""
     from realgen.train.flow_data import FlowData, digest
 
     photographs = read_split(recipe, split)
+    if split != "train":
+        photographs = photographs[:256]
+    as_before = None
+    if recipe.eye is not None:
+        as_before, photographs = photographs, _said_who(photographs, recipe.eye, backbone.pipeline.device)
     return FlowData(
-        photographs if split == "train" else photographs[:256],
+        photographs,
         backbone.latents,
         size=recipe.size[0],
         category_weights=recipe.category_weights,
@@ -72,7 +79,16 @@ def flow_data(
         cache=folder / f"latents-{split}.pt",
         encoder=digest(backbone.pipeline.vae.encoder),
         features=see,
+        as_before=as_before,
     )
+
+
+def _said_who(photographs: "list[Photograph]", eye: Path, device: "torch.device") -> "list[Photograph]":
+    from realgen.train.efficientnet_lite import open_efficientnet_lite
+    from realgen.train.portraits import said_who
+
+    network = open_efficientnet_lite(eye).to(device)
+    return said_who(photographs, lambda pixels: [seen.cpu() for seen in network(pixels.to(device))])
 
 
 def saver(pipeline: "FluxPipeline", recipe: FlowRecipe) -> "Callable[[Path], None]":

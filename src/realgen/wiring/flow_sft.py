@@ -24,6 +24,7 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     from torch import nn
 
     from realgen.train.flow_sft import FlowSftTrainer
+    from realgen.train.own_guidance import OwnGuidance
     from realgen.train.scaffold import open_measured
 
     pipeline = flow.open_flux(recipe, recipe.model)
@@ -38,6 +39,12 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         for split in ("train", "test")
     )
     teacher = recipe.teacher or recipe.model
+    own_guidance = None
+    if recipe.own_guidance:
+        own_guidance = OwnGuidance(
+            recipe.own_guidance, recipe.least_sigma, recipe.taught_categories, recipe.taught_share
+        )
+    taught = recipe.distil_guidance or recipe.own_guidance
     return FlowSftTrainer(
         backbone,
         nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]),
@@ -55,10 +62,11 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         short_reader=flow.reader(pipeline, recipe, recipe.short_text_tokens) if recipe.short_text_tokens else None,
         alignment=alignment,
         preview_prompts=recipe.preview_prompts,
-        teacher=flow.reader(flow.open_flux(recipe, teacher), recipe) if recipe.distil_guidance else None,
+        teacher=flow.reader(flow.open_flux(recipe, teacher), recipe) if taught else None,
         weaker=flow.reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
         elaborate=flow.elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+        own_guidance=own_guidance,
         tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
         loaders=recipe.machine.loaders,
     )
