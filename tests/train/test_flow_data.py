@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from realgen.formulas.flow import shift_of
-from realgen.train.flow_data import FlowData
+from realgen.train.flow_data import REWORDED, FlowData
 from realgen.train.photographs import Photograph
 
 SIZE, TOKENS = 16, 4
@@ -249,6 +249,10 @@ def test_where_captions_have_changed_a_teacher_reads_those_of_before():
     batch, plain = data.batch(4, count=200, caption_dropout=0.1), data_of(now).batch(4, count=200, caption_dropout=0.1)
     assert same(batch, plain)
     assert plain.taught is None
+    assert all(
+        (category == REWORDED) == (a != b)
+        for category, a, b in zip(batch.categories, batch.captions, batch.taught, strict=True)
+    )
     women = [i for i, caption in enumerate(batch.captions) if re.search(r"\b(woman|lady)\b", caption)]
     assert len(women) > 20
     assert not any(re.search(r"\b(woman|lady)\b", caption) for caption in batch.taught)
@@ -269,5 +273,13 @@ def test_a_batch_knows_the_categories(data):
 
 def test_photographs_are_drawn_by_their_weight():
     data = data_of([photograph(0), dataclasses.replace(photograph(4), weight=3.0)])
+    drawn = clean(data.batch(0, count=2000, caption_dropout=0)).amax((1, 2))
+    assert (drawn > 0.3).float().mean().item() == pytest.approx(0.75, abs=0.04)
+
+
+def test_sources_are_drawn_by_their_weight_times_the_categorys():
+    shown = [photograph(0), dataclasses.replace(photograph(4), source="congress/hi", category="people")]
+    weights = {"category_weights": {"people": 1.5}, "source_weights": {"congress": 2.0}}
+    data = FlowData(shown, Encoder(), size=SIZE, seed=3, **weights)
     drawn = clean(data.batch(0, count=2000, caption_dropout=0)).amax((1, 2))
     assert (drawn > 0.3).float().mean().item() == pytest.approx(0.75, abs=0.04)

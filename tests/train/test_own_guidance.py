@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from realgen.formulas.flow import interpolate
-from realgen.train.flow_data import Batch
+from realgen.train.flow_data import REWORDED, Batch
 from realgen.train.own_guidance import PLAIN, OwnGuidance
 from train.test_flow_sft import SIZE, backbone_of, data, trainer_of  # noqa: F401
 
@@ -61,10 +61,11 @@ def test_what_is_held_reads_the_captions_of_before(random_flux):
 
 
 @torch.no_grad()
-def test_a_share_of_them_teaches(random_flux):
-    batch = batch_of([0.8] * 200, ["people"] * 200)
-    _, _, lesson = lesson_of(OwnGuidance((2.0, 5.0), share=0.25), random_flux, batch)
-    assert (lesson.weight == 1).float().mean().item() == pytest.approx(0.25, abs=0.1)
+@pytest.mark.parametrize("categories", [(), ("people",)])
+def test_what_is_worded_anew_is_held_everywhere(categories, random_flux):
+    batch = batch_of([0.9, 0.9], ["people", REWORDED])
+    _, _, lesson = lesson_of(OwnGuidance((1.0, 5.0), categories=categories), random_flux, batch)
+    assert lesson.weight.tolist() == [1, 4]
 
 
 @torch.no_grad()

@@ -106,14 +106,23 @@ def test_portraits_learn_by_captions_that_say_who_the_eye_sees(random_flux, data
 
     def said_who(photographs, see):
         maps.append(see(torch.zeros(1, 3, 64, 64)))
-        return [dataclasses.replace(photograph, captions=("a man",)) for photograph in photographs]
+        first, second, *others = photographs
+        return [dataclasses.replace(first, captions=("a man",)), women(second), *others]
+
+    def women(photograph):
+        return dataclasses.replace(photograph, category="people", captions=("a portrait of a woman",))
 
     monkeypatch.setattr(portraits, "said_who", said_who)
     trainer = trainer_of("portraits-tiny", data, tmp_path, f"model='{random_flux}'", f"eye='{eye}'")
-    for held in (trainer.data, trainer.held_out):
-        assert {photograph.captions for photograph in held.photographs} == {("a man",)}
+    now, before = trainer.data.photographs, trainer.data.as_before
+    assert [photograph.captions for photograph in now[:2]] == [("a man",), ("a portrait of a woman",)]
+    assert [photograph.captions for photograph in before[:2]] == [("a rose",), ("a portrait of a woman",)]
+    assert [photograph.captions for photograph in trainer.held_out.photographs] == [
+        ("a man",),
+        ("a portrait of a woman",),
+    ]
     assert [len(seen) for seen in maps] == [5, 5]
-    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.6, categories=("people",))
+    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.5, categories=("people",))
     assert trainer.teacher.module is not trainer.backbone.module
     assert torch.isfinite(trainer.step(0)["loss"])
 

@@ -147,6 +147,9 @@ class FlowRecipe(PhotographRecipe):
     category_weights: dict[str, float] = Field(default_factory=dict)
     """How much more often a category is drawn than one of weight 1; `none` for photographs without one."""
 
+    source_weights: dict[str, float] = Field(default_factory=dict)
+    """The same by the first part of a photograph's source, times the category's."""
+
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains all weights."""
 
@@ -210,9 +213,6 @@ class FlowSftRecipe(FlowRecipe):
     taught_categories: tuple[str, ...] = ()
     """Whose photographs teach then; what the model answers for others is held. None named: all teach."""
 
-    taught_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of them that teaches then; for the others the model is held to what it answered to earlier captions."""
-
     least_sigma: float = Field(default=0.0, ge=0, lt=1)
     """Noise level from which they teach then; below it the model is held."""
 
@@ -225,8 +225,8 @@ class FlowSftRecipe(FlowRecipe):
             raise ValueError(message)
         if self.own_guidance and (self.distil_guidance or self.autoencoder):
             raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
-        if self.own_guidance is None and (self.taught_categories or self.taught_share < 1 or self.least_sigma):
-            raise ValueError("taught_* and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
+        if self.own_guidance is None and (self.taught_categories or self.least_sigma):
+            raise ValueError("taught_categories and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
         if self.distil_guidance is not None and self.autoencoder is not None:
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
 from realgen.train.representation import standardised
 
+REWORDED = "reworded"
 Encode = Callable[[Sequence[Image.Image]], Tensor]
 
 
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
     taught: Any = None
     """The captions as a teacher reads them, where they differ."""
     categories: Sequence[str] = ()
-    """Of the photographs (B,); `none` for those without one."""
+    """Of the photographs (B,); `none` for those without one, REWORDED where a teacher reads another caption."""
 
     @property
     def clean(self) -> Tensor:
@@ -76,6 +78,7 @@ class FlowData:
         *,
         size: int,
         category_weights: Mapping[str, float],
+        source_weights: Mapping[str, float] = MappingProxyType({}),
         seed: int,
         cache: Path | None = None,
         encoder: str = "",
@@ -85,7 +88,9 @@ class FlowData:
         self.photographs, self.as_before = photographs, as_before
         self.seed = seed
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
-        weights = np.array([p.weight * category_weights.get(p.category or "none", 1.0) for p in photographs])
+        by_source = [source_weights.get(photograph.source.split("/")[0], 1.0) for photograph in photographs]
+        by_category = [category_weights.get(photograph.category or "none", 1.0) for photograph in photographs]
+        weights = np.array([photograph.weight for photograph in photographs]) * by_source * by_category
         self._cumulative = np.cumsum(weights / weights.sum())
         self._latents = cached(cache, _key(photographs, size, encoder), lambda: _encode_all(photographs, encode, size))
         """Plain and mirrored: (2, N, tokens, channels), bfloat16."""
@@ -105,19 +110,19 @@ class FlowData:
         ]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         batch = self._noised(torch.from_numpy(mirrored), torch.from_numpy(chosen), captions, generator)
-        return batch._replace(taught=self._as_taught(captions, chosen, mirrored, index))
+        return batch if self.as_before is None else self._reworded(batch, self.as_before, chosen, mirrored, index)
 
-    def _as_taught(self, captions: list[str], chosen: np.ndarray, mirrored: np.ndarray, index: int) -> list[str] | None:
-        """Captions in the words of before, of photographs that are captioned otherwise now; the others' as they are."""
-        if self.as_before is None:
-            return None
+    def _reworded(
+        self, batch: Batch, as_before: Sequence[Photograph], chosen: np.ndarray, mirrored: np.ndarray, index: int
+    ) -> Batch:
+        """For a teacher, captions in the words of before, where a photograph is captioned otherwise now."""
         rng = np.random.default_rng((self.seed, index, 1))
-        taught = list(captions)
+        taught, categories = list(batch.captions), list(batch.categories)
         for place, (i, side) in enumerate(zip(chosen, mirrored, strict=True)):
-            was = self.as_before[i]
-            if captions[place] and was.captions != self.photographs[i].captions:
-                taught[place] = write_caption(was, self.facts[i], rng, mirrored=bool(side))
-        return taught
+            if taught[place] and as_before[i].captions != self.photographs[i].captions:
+                taught[place] = write_caption(as_before[i], self.facts[i], rng, mirrored=bool(side))
+                categories[place] = REWORDED
+        return batch._replace(taught=taught, categories=categories)
 
     def fixed(self, count: int) -> Batch:
         """The first `count` photographs with one caption and noise level each: the same at every call."""

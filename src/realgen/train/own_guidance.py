@@ -4,8 +4,8 @@
 
 Plain flow matching teaches such a flow at guidance 1 alone, and undoes at the others what was distilled. Here its own
 guidance is added to what a photograph says. Noise levels below `least_sigma`, where details are drawn, and categories
-that are not taught are held to what the flow answered before; where captions have changed since, to what it answered
-to those that it had learned from, so that new words soon mean what the old ones did.
+that are not taught are held to what the flow answered before. Where a caption is worded anew the flow is held to what
+it answered to the old words: what new ones mean is distilled, without the noise of photographs.
 
 Source: Tang et al. 2025, arXiv 2502.12154 (model guidance). Knows no model.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.train.flow_data import Batch
+from realgen.train.flow_data import REWORDED, Batch
 
 PLAIN = 0.35
 """Share of samples at guidance 1, where the flow learns what its own guidance is made of."""
@@ -36,12 +36,11 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OwnGuidance:
-    """What is taught, and how firmly the rest is held; no `categories` means all, of which a `share` is taught."""
+    """What is taught, and how firmly the rest is held; no `categories` means all but what is reworded."""
 
     guidance: tuple[float, float]
     least_sigma: float = 0.0
     categories: tuple[str, ...] = ()
-    share: float = 1.0
     held_weight: float = 4.0
 
     @torch.no_grad()
@@ -53,9 +52,8 @@ class OwnGuidance:
         low, high = self.guidance
         guidance = low + (high - low) * torch.rand(count, generator=chance)
         plain = (torch.rand(count, generator=chance) < PLAIN).to(device)
-        known = torch.tensor([not self.categories or name in self.categories for name in batch.categories])
+        known = torch.tensor([self._teaches(category) for category in batch.categories])
         taught = known.to(device) & (batch.sigma >= self.least_sigma)
-        taught &= (torch.rand(count, generator=chance) < self.share).to(device)
         guidance = torch.where(plain & taught, 1.0, guidance.to(device))
         text, nothing = flow.encode(batch.captions), flow.encode([""] * count)
         with_text, without = (
@@ -70,3 +68,6 @@ class OwnGuidance:
             torch.where(taught.view(-1, 1, 1), learned, held),
             torch.where(taught, 1.0, self.held_weight),
         )
+
+    def _teaches(self, category: str) -> bool:
+        return category in self.categories if self.categories else category != REWORDED

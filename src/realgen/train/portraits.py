@@ -36,14 +36,14 @@ Eye = Callable[[Tensor], list[Tensor]]
 
 def said_who(photographs: Sequence[Photograph], eye: Eye) -> list[Photograph]:
     """The same photographs; the captions of official portraits say man or woman where `eye` leaves little doubt."""
-    known = [p for p in photographs if not _official(p) and _who(p) in ("man", "woman")]
-    asked = [place for place, p in enumerate(photographs) if _official(p) and _who(p) == "person"]
+    known = [p for p in photographs if not _official(p) and said_of(p) in ("man", "woman")]
+    asked = [place for place, p in enumerate(photographs) if _official(p) and said_of(p) == "person"]
     named = list(photographs)
-    if not asked or len({_who(p) for p in known}) < 2:
+    if not asked or len({said_of(p) for p in known}) < 2:
         return named
     portraits = [photographs[place] for place in asked]
     whole = _seen(portraits, eye)
-    first = _reader(_seen(known, eye), torch.tensor([float(_who(p) == "woman") for p in known]))
+    first = _reader(_seen(known, eye), torch.tensor([float(said_of(p) == "woman") for p in known]))
     guessed = ((first(whole) + first(_seen(portraits, eye, HEAD))) / 2).sigmoid()
     sure = (guessed < SURE[0]) | (guessed > SURE[1])
     if len(guessed[sure].round().unique()) < 2:
@@ -62,7 +62,7 @@ def _official(photograph: Photograph) -> bool:
     return vocabulary().source(photograph.source).heads == "official"
 
 
-def _who(photograph: Photograph) -> str:
+def said_of(photograph: Photograph) -> str:
     """The one of man, woman and person that a template caption of a portrait names, or nothing."""
     if photograph.category != "people" or len(photograph.captions) != 1:
         return ""

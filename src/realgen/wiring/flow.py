@@ -69,12 +69,18 @@ def flow_data(
         photographs = photographs[:256]
     as_before = None
     if recipe.eye is not None:
-        as_before, photographs = photographs, _said_who(photographs, recipe.eye, backbone.pipeline.device)
+        from realgen.train.portraits import said_of
+
+        unsaid, photographs = photographs, _said_who(photographs, recipe.eye, backbone.pipeline.device)
+        # an official portrait that did not say who was a man to a flow that had seen three men to a woman:
+        # what a woman looks like there has to be learned from photographs
+        as_before = [was if said_of(now) != "woman" else now for was, now in zip(unsaid, photographs, strict=True)]
     return FlowData(
         photographs,
         backbone.latents,
         size=recipe.size[0],
         category_weights=recipe.category_weights,
+        source_weights=recipe.source_weights,
         seed=recipe.seed,
         cache=folder / f"latents-{split}.pt",
         encoder=digest(backbone.pipeline.vae.encoder),
