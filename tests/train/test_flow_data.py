@@ -251,7 +251,7 @@ def test_where_captions_have_changed_a_teacher_reads_those_of_before():
     assert plain.taught is None
     assert all(
         (category == REWORDED) == (a != b)
-        for category, a, b in zip(batch.categories, batch.captions, batch.taught, strict=True)
+        for category, a, b in zip(batch.sources, batch.captions, batch.taught, strict=True)
     )
     women = [i for i, caption in enumerate(batch.captions) if re.search(r"\b(woman|lady)\b", caption)]
     assert len(women) > 20
@@ -262,13 +262,13 @@ def test_where_captions_have_changed_a_teacher_reads_those_of_before():
     assert batch.taught == data.batch(4, count=200, caption_dropout=0.1).taught
 
 
-def test_a_batch_knows_the_categories(data):
-    mixed = data_of([photograph(0), photograph(1, category=None)])
+def test_a_batch_knows_the_sources():
+    mixed = data_of([photograph(0), dataclasses.replace(photograph(1), source="congress/hi")])
     batch = mixed.batch(0, count=20, caption_dropout=0)
-    assert set(batch.categories) == {"plants", "none"}
-    assert batch.at([3, 5]).categories == [batch.categories[3], batch.categories[5]]
-    assert batch.to(torch.device("cpu")).categories == batch.categories
-    assert mixed.fixed(2).categories == ["plants", "none"]
+    assert set(batch.sources) == {"flowers", "congress"}
+    assert batch.at([3, 5]).sources == [batch.sources[3], batch.sources[5]]
+    assert batch.to(torch.device("cpu")).sources == batch.sources
+    assert mixed.fixed(2).sources == ["flowers", "congress"]
 
 
 def test_photographs_are_drawn_by_their_weight():

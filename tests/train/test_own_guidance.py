@@ -9,12 +9,12 @@ from realgen.train.own_guidance import PLAIN, OwnGuidance
 from train.test_flow_sft import SIZE, backbone_of, data, trainer_of  # noqa: F401
 
 
-def batch_of(sigmas, categories):
+def batch_of(sigmas, sources):
     torch.manual_seed(0)
     count = len(sigmas)
     clean, noise, sigma = torch.randn(count, 4, 16), torch.randn(count, 4, 16), torch.tensor(sigmas)
     captions = [f"text {i}" for i in range(count)]
-    return Batch(captions, interpolate(clean, noise, sigma), sigma, noise - clean, categories=categories)
+    return Batch(captions, interpolate(clean, noise, sigma), sigma, noise - clean, sources=sources)
 
 
 def lesson_of(own, random_flux, batch):
@@ -44,7 +44,7 @@ def test_photographs_are_led_by_the_flows_own_guidance(random_flux):
 @torch.no_grad()
 def test_details_and_what_is_not_taught_are_held(random_flux):
     batch = batch_of([0.3, 0.9, 0.9, 0.59], ["people", "plants", "none", "people"])
-    own = OwnGuidance((1.0, 5.0), least_sigma=0.6, categories=("people",), held_weight=3.0)
+    own = OwnGuidance((1.0, 5.0), least_sigma=0.6, sources=("people",), held_weight=3.0)
     _, before, lesson = lesson_of(own, random_flux, batch)
     held = before.velocity(batch.x, batch.sigma, before.encode(batch.captions), guidance=lesson.guidance, size=SIZE)
     torch.testing.assert_close(lesson.target, held, atol=1e-5, rtol=1e-4)
@@ -55,16 +55,16 @@ def test_details_and_what_is_not_taught_are_held(random_flux):
 @torch.no_grad()
 def test_what_is_held_reads_the_captions_of_before(random_flux):
     batch = batch_of([0.3, 0.9], ["people"] * 2)._replace(taught=["old words", "other words"])
-    _, before, lesson = lesson_of(OwnGuidance((1.0, 5.0), categories=("plants",)), random_flux, batch)
+    _, before, lesson = lesson_of(OwnGuidance((1.0, 5.0), sources=("plants",)), random_flux, batch)
     held = before.velocity(batch.x, batch.sigma, before.encode(batch.taught), guidance=lesson.guidance, size=SIZE)
     torch.testing.assert_close(lesson.target, held, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("categories", [(), ("people",)])
-def test_what_is_worded_anew_is_held_everywhere(categories, random_flux):
+@pytest.mark.parametrize("sources", [(), ("people",)])
+def test_what_is_worded_anew_is_held_everywhere(sources, random_flux):
     batch = batch_of([0.9, 0.9], ["people", REWORDED])
-    _, _, lesson = lesson_of(OwnGuidance((1.0, 5.0), categories=categories), random_flux, batch)
+    _, _, lesson = lesson_of(OwnGuidance((1.0, 5.0), sources=sources), random_flux, batch)
     assert lesson.weight.tolist() == [1, 4]
 
 
@@ -90,7 +90,7 @@ def test_training_moves_the_flow_and_not_who_holds_it(random_flux, data):  # noq
 
 
 def test_held_alone_it_answers_as_before(random_flux, data):  # noqa: F811
-    own = OwnGuidance((1.0, 5.0), categories=("nothing",))
+    own = OwnGuidance((1.0, 5.0), sources=("nothing",))
     trainer = trainer_of(
         random_flux, data, teacher=backbone_of(random_flux, trains=False), own_guidance=own, text_learning_rate=0.0
     )

@@ -122,7 +122,7 @@ def test_portraits_learn_by_captions_that_say_who_the_eye_sees(random_flux, data
         ("a portrait of a woman",),
     ]
     assert [len(seen) for seen in maps] == [5, 5]
-    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.5, categories=("people",))
+    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.5, sources=("congress",))
     assert trainer.teacher.module is not trainer.backbone.module
     assert torch.isfinite(trainer.step(0)["loss"])
 
@@ -140,7 +140,7 @@ def test_without_an_eye_captions_stay(random_flux, data, tmp_path):
         ("portraits-tiny", ["distil_guidance=[1, 6]"], "leave out"),
         ("portraits-tiny", ["autoencoder=x"], "leave out"),
         ("portraits-tiny", ["elaborations=[x]"], "distil_guidance"),
-        ("flow-tiny", ["taught_categories=[people]"], "own_guidance"),
+        ("flow-tiny", ["taught_sources=[people]"], "own_guidance"),
         ("flow-tiny", ["least_sigma=0.5"], "own_guidance"),
     ],
 )

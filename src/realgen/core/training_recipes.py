@@ -202,7 +202,7 @@ class FlowSftRecipe(FlowRecipe):
     """Distil classifier-free guidance of the model as it stands, at scales of this range, into its embedding."""
 
     teacher: str | None = None
-    """Whose guidance is distilled, where that is not the model as it stands: a distillation can be continued."""
+    """Whose guidance is distilled or whose answers are held, where that is not the model as it stands."""
 
     weaker: str | None = None
     """An earlier stage of the model: half of the distilled guidance then leads away from its answers."""
@@ -210,23 +210,22 @@ class FlowSftRecipe(FlowRecipe):
     own_guidance: tuple[float, float] | None = None
     """Photographs teach at scales of this range, led by the model's own guidance: a distilled model can go on."""
 
-    taught_categories: tuple[str, ...] = ()
-    """Whose photographs teach then; what the model answers for others is held. None named: all teach."""
+    taught_sources: tuple[str, ...] = ()
+    """Whose photographs teach then; what the teacher answers for others is held. None named: all teach."""
 
     least_sigma: float = Field(default=0.0, ge=0, lt=1)
     """Noise level from which they teach then; below it the model is held."""
 
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
-        if self.distil_guidance is None and (self.teacher or self.weaker or self.elaborations):
-            message = (
-                "teacher, weaker and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
-            )
-            raise ValueError(message)
+        if not (self.distil_guidance or self.own_guidance) and self.teacher:
+            raise ValueError("teacher is for who learns from a teacher: give distil_guidance=[1,6] too")
+        if self.distil_guidance is None and (self.weaker or self.elaborations):
+            raise ValueError("weaker and elaborations are for who learns guidance: give distil_guidance=[1,6] too")
         if self.own_guidance and (self.distil_guidance or self.autoencoder):
             raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
-        if self.own_guidance is None and (self.taught_categories or self.least_sigma):
-            raise ValueError("taught_categories and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
+        if self.own_guidance is None and (self.taught_sources or self.least_sigma):
+            raise ValueError("taught_sources and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
         if self.distil_guidance is not None and self.autoencoder is not None:
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)

@@ -41,8 +41,8 @@ class Batch(NamedTuple):
     """What an image encoder sees of the clean pictures (B, tokens, F), where it was asked."""
     taught: Any = None
     """The captions as a teacher reads them, where they differ."""
-    categories: Sequence[str] = ()
-    """Of the photographs (B,); `none` for those without one, REWORDED where a teacher reads another caption."""
+    sources: Sequence[str] = ()
+    """Of the photographs (B,); REWORDED where a teacher reads another caption."""
 
     @property
     def clean(self) -> Tensor:
@@ -53,15 +53,15 @@ class Batch(NamedTuple):
         """The same batch there; the copies from pinned memory do not wait."""
         x, sigma, target = (part.to(device, non_blocking=True) for part in (self.x, self.sigma, self.target))
         features = None if self.features is None else self.features.to(device, non_blocking=True)
-        return Batch(self.captions, x, sigma, target, features, self.taught, self.categories)
+        return Batch(self.captions, x, sigma, target, features, self.taught, self.sources)
 
     def at(self, places: Sequence[int]) -> "Batch":
         """The samples at these places."""
         captions = [self.captions[i] for i in places]
         taught = None if self.taught is None else [self.taught[i] for i in places]
         features = None if self.features is None else self.features[places]
-        categories = [self.categories[i] for i in places]
-        return Batch(captions, self.x[places], self.sigma[places], self.target[places], features, taught, categories)
+        sources = [self.sources[i] for i in places]
+        return Batch(captions, self.x[places], self.sigma[places], self.target[places], features, taught, sources)
 
 
 class FlowData:
@@ -88,7 +88,7 @@ class FlowData:
         self.photographs, self.as_before = photographs, as_before
         self.seed = seed
         self.facts: list[Facts] = [describe(photograph) for photograph in photographs]
-        by_source = [source_weights.get(photograph.source.split("/")[0], 1.0) for photograph in photographs]
+        by_source = [source_weights.get(_source(photograph), 1.0) for photograph in photographs]
         by_category = [category_weights.get(photograph.category or "none", 1.0) for photograph in photographs]
         weights = np.array([photograph.weight for photograph in photographs]) * by_source * by_category
         self._cumulative = np.cumsum(weights / weights.sum())
@@ -117,12 +117,12 @@ class FlowData:
     ) -> Batch:
         """For a teacher, captions in the words of before, where a photograph is captioned otherwise now."""
         rng = np.random.default_rng((self.seed, index, 1))
-        taught, categories = list(batch.captions), list(batch.categories)
+        taught, sources = list(batch.captions), list(batch.sources)
         for place, (i, side) in enumerate(zip(chosen, mirrored, strict=True)):
             if taught[place] and as_before[i].captions != self.photographs[i].captions:
                 taught[place] = write_caption(as_before[i], self.facts[i], rng, mirrored=bool(side))
-                categories[place] = REWORDED
-        return batch._replace(taught=taught, categories=categories)
+                sources[place] = REWORDED
+        return batch._replace(taught=taught, sources=sources)
 
     def fixed(self, count: int) -> Batch:
         """The first `count` photographs with one caption and noise level each: the same at every call."""
@@ -136,8 +136,8 @@ class FlowData:
         noise = torch.randn(data.shape, generator=generator)
         sigma = shift_sigma(_spread(len(data), generator), self._shift)
         features = None if self._features is None else self._features[side, chosen]
-        categories = [self.photographs[place].category or "none" for place in chosen.tolist()]
-        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data, features, categories=categories)
+        sources = [_source(self.photographs[place]) for place in chosen.tolist()]
+        return Batch(captions, interpolate(data, noise, sigma), sigma, noise - data, features, sources=sources)
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:
@@ -148,6 +148,11 @@ def _spread(count: int, generator: torch.Generator) -> Tensor:
     """
     draw = torch.rand(count, generator=generator).clamp(1e-3, 1 - 1e-3)
     return (torch.randperm(count, generator=generator) + draw) / count
+
+
+def _source(photograph: Photograph) -> str:
+    """`congress` of `congress/hi`."""
+    return photograph.source.split("/", maxsplit=1)[0]
 
 
 def _key(photographs: Sequence[Photograph], size: int, encoder: str) -> str:

@@ -3,7 +3,7 @@
     target(g) = (noise - data) + (g - 1) [v(x, s, text; 1) - v(x, s, ""; 1)],    v the flow as it stands, no gradient
 
 Plain flow matching teaches such a flow at guidance 1 alone, and undoes at the others what was distilled. Here its own
-guidance is added to what a photograph says. Noise levels below `least_sigma`, where details are drawn, and categories
+guidance is added to what a photograph says. Noise levels below `least_sigma`, where details are drawn, and sources
 that are not taught are held to what the flow answered before. Where a caption is worded anew the flow is held to what
 it answered to the old words: what new ones mean is distilled, without the noise of photographs.
 
@@ -36,11 +36,11 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OwnGuidance:
-    """What is taught, and how firmly the rest is held; no `categories` means all but what is reworded."""
+    """What is taught, and how firmly the rest is held; no `sources` means all but what is reworded."""
 
     guidance: tuple[float, float]
     least_sigma: float = 0.0
-    categories: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     held_weight: float = 4.0
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class OwnGuidance:
         low, high = self.guidance
         guidance = low + (high - low) * torch.rand(count, generator=chance)
         plain = (torch.rand(count, generator=chance) < PLAIN).to(device)
-        known = torch.tensor([self._teaches(category) for category in batch.categories])
+        known = torch.tensor([self._teaches(source) for source in batch.sources])
         taught = known.to(device) & (batch.sigma >= self.least_sigma)
         guidance = torch.where(plain & taught, 1.0, guidance.to(device))
         text, nothing = flow.encode(batch.captions), flow.encode([""] * count)
@@ -69,5 +69,5 @@ class OwnGuidance:
             torch.where(taught, 1.0, self.held_weight),
         )
 
-    def _teaches(self, category: str) -> bool:
-        return category in self.categories if self.categories else category != REWORDED
+    def _teaches(self, source: str) -> bool:
+        return source in self.sources if self.sources else source != REWORDED

@@ -41,7 +41,7 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     teacher = recipe.teacher or recipe.model
     own_guidance = None
     if recipe.own_guidance:
-        own_guidance = OwnGuidance(recipe.own_guidance, recipe.least_sigma, recipe.taught_categories)
+        own_guidance = OwnGuidance(recipe.own_guidance, recipe.least_sigma, recipe.taught_sources)
     taught = recipe.distil_guidance or recipe.own_guidance
     return FlowSftTrainer(
         backbone,
