@@ -15,7 +15,7 @@ from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
 from realgen.train.vocabulary import Word, vocabulary, with_article
 
-__all__ = ["Facts", "describe", "text_corpus", "write_caption"]
+__all__ = ["Facts", "describe", "said_of", "text_corpus", "write_caption"]
 
 MAX_WORDS = 42
 """So that nearly every caption fits 64 tokens."""
@@ -53,6 +53,14 @@ def write_caption(photograph: Photograph, facts: Facts, rng: np.random.Generator
         if len(caption.split()) <= MAX_WORDS:
             return caption
     return head if rng.random() < 0.8 else f"{head}."
+
+
+def said_of(photograph: Photograph) -> str:
+    """The one of man, woman and person that a template caption of a portrait names, or nothing."""
+    if photograph.category != "people" or len(photograph.captions) != 1:
+        return ""
+    found = re.search(r"\ba (man|woman|person)\b", photograph.captions[0])
+    return found.group(1) if found else ""
 
 
 # ---- the subject ----------------------------------------------------------------------------------------
@@ -107,8 +115,8 @@ def _subject(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Ge
 def _person(photograph: Photograph, rng: np.random.Generator) -> str:
     people = vocabulary().people
     if vocabulary().source(photograph.source).heads == "official":
-        said = re.search(r"\ba (man|woman)\b", photograph.captions[0] if photograph.captions else "")
-        return _pick(people[f"official {said.group(1)}" if said else "official"], rng)
+        who = said_of(photograph)
+        return _pick(people[f"official {who}" if who in ("man", "woman") else "official"], rng)
     found = _WEARING.search(photograph.captions[0] if photograph.captions else "")
     kind, clothes = (found.group(1), found.group(2)) if found else ("person", None)
     person = _pick(people["person" if rng.random() < 0.1 else kind], rng)

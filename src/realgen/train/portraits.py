@@ -7,7 +7,6 @@ many there are of each. It says how somebody looks, in a word of a caption: nobo
 of who anybody is.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realgen.train.captions import said_of
 from realgen.train.photographs import Photograph
 from realgen.train.vocabulary import vocabulary
 
@@ -60,14 +60,6 @@ def said_who(photographs: Sequence[Photograph], eye: Eye) -> list[Photograph]:
 
 def _official(photograph: Photograph) -> bool:
     return vocabulary().source(photograph.source).heads == "official"
-
-
-def said_of(photograph: Photograph) -> str:
-    """The one of man, woman and person that a template caption of a portrait names, or nothing."""
-    if photograph.category != "people" or len(photograph.captions) != 1:
-        return ""
-    found = re.search(r"\ba (man|woman|person)\b", photograph.captions[0])
-    return found.group(1) if found else ""
 
 
 def _seen(photographs: Sequence[Photograph], eye: Eye, box: Box = WHOLE) -> Tensor:

@@ -69,7 +69,7 @@ def flow_data(
         photographs = photographs[:256]
     as_before = None
     if recipe.eye is not None:
-        from realgen.train.portraits import said_of
+        from realgen.train.captions import said_of
 
         unsaid, photographs = photographs, _said_who(photographs, recipe.eye, backbone.pipeline.device)
         # an official portrait that did not say who was a man to a flow that had seen three men to a woman:
