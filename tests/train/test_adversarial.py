@@ -43,7 +43,6 @@ def trainer_of(folder, **options):
         "warmup": 0,
         "lateness": 2.0,
         "anchor_weight": 1.0,
-        "lattice_weight": 0.0,
         "trained_share": 1.0,
         "period": 3,
         "trajectory_steps": (3, 4),
@@ -86,7 +85,7 @@ def test_both_learn_and_the_flow_before_stays(random_flux):
     assert any(name.startswith("single_transformer_blocks") for name in changed[0])
     assert {name.partition(".")[0] for name in changed[1]} == {"heads"}
     assert not changed[2]
-    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "lattice", "grad_norm"}
+    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "grad_norm"}
     assert metrics.keys() == wanted
     assert all(isinstance(value, float) for value in metrics.values())
 
@@ -251,13 +250,3 @@ def test_captions_are_made_longer_for_both_sides(random_flux):
     trainer.step(0)
     assert asked == [(0, 3), (1, 4)]
     assert all(text.endswith(", soft light") for text in read)
-
-
-def test_the_flow_leaves_the_lattice_of_its_tokens(random_flux):
-    """With hardly anything else to mind its pictures follow it less; it is measured whatever its weight."""
-    found = {}
-    for weight in (0.0, 1e4):
-        trainer = trainer_of(random_flux, lattice_weight=weight, steps=40)
-        found[weight] = [trainer.step(1)["lattice"] for _ in range(16)]
-    assert found[1e4][0] == pytest.approx(found[0.0][0])
-    assert found[1e4][-1] < 0.7 * found[0.0][-1]
