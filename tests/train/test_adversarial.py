@@ -8,6 +8,7 @@ from diffusers import FluxPipeline
 from torch.nn import functional as F
 
 from conftest import FLOAT32
+from realgen.core.errors import ConfigError
 from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import FluxBackbone
 from realgen.train.adversarial import AdversarialTrainer, low
@@ -16,6 +17,7 @@ from realgen.train.flow_data import FlowData
 from train.test_flow_sft import photographs
 
 SIZE = (32, 32)
+TOKEN = 16
 
 
 def eye(pixels):
@@ -28,9 +30,9 @@ def backbone_of(folder, *, trains):
     return FluxBackbone(pipeline, max_text_tokens=32)
 
 
-def trainer_of(folder, **options):
+def trainer_of(folder, side=32, **options):
     backbone, before = backbone_of(folder, trains=True), backbone_of(folder, trains=False)
-    data = FlowData(photographs(), before.latents, size=32, category_weights={}, seed=3)
+    data = FlowData(photographs(), before.latents, size=side, category_weights={}, seed=3)
     condition = before.encode(["a"])
     width = condition.embeds.shape[2] + condition.pooled.shape[1] + 8
     torch.manual_seed(0)
@@ -43,12 +45,13 @@ def trainer_of(folder, **options):
         "warmup": 0,
         "lateness": 2.0,
         "anchor_weight": 1.0,
+        "lattice_weight": 0.0,
         "trained_share": 1.0,
         "period": 3,
         "trajectory_steps": (3, 4),
         "guidance": (1.0, 4.0),
         "ema_decay": 0.5,
-        "size": SIZE,
+        "size": (side, side),
         "seed": 0,
         "preview_prompts": ("a rose", "a cat"),
         **options,
@@ -56,7 +59,7 @@ def trainer_of(folder, **options):
     trainer = AdversarialTrainer(
         backbone,
         before,
-        lambda latents: before.pipeline.vae.decode(before.decoder_input(latents, SIZE)).sample / 2 + 0.5,
+        lambda latents: before.pipeline.vae.decode(before.decoder_input(latents, (side, side))).sample / 2 + 0.5,
         FeatureDiscriminator(eye, [3, 3, 3, 3], condition=width, width=8),
         lambda texts: before.encode(before.tokenize(texts)),
         lambda condition: summary(condition.embeds, condition.pooled),
@@ -85,7 +88,7 @@ def test_both_learn_and_the_flow_before_stays(random_flux):
     assert any(name.startswith("single_transformer_blocks") for name in changed[0])
     assert {name.partition(".")[0] for name in changed[1]} == {"heads"}
     assert not changed[2]
-    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "grad_norm"}
+    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "lattice", "grad_norm"}
     assert metrics.keys() == wanted
     assert all(isinstance(value, float) for value in metrics.values())
 
@@ -250,3 +253,15 @@ def test_captions_are_made_longer_for_both_sides(random_flux):
     trainer.step(0)
     assert asked == [(0, 3), (1, 4)]
     assert all(text.endswith(", soft light") for text in read)
+
+
+def test_the_flow_leaves_the_lattice_of_its_tokens(random_flux):
+    """With hardly anything else to mind, its pictures of the same noise follow it less."""
+    trainer = trainer_of(random_flux, side=8 * TOKEN, lattice_weight=1e3, steps=40)
+    found = [trainer.step(1)["lattice"] for _ in range(12)]
+    assert found[-1] < found[0] - 0.2
+
+
+def test_a_lattice_needs_tokens(random_flux):
+    with pytest.raises(ConfigError, match="tokens a side"):
+        trainer_of(random_flux, side=4 * TOKEN, lattice_weight=1.0)

@@ -267,6 +267,9 @@ class AdversarialRecipe(FlowRecipe):
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
 
+    lattice_weight: float = Field(default=0.0, ge=0)
+    """Weight of how much pictures follow the lattice of their tokens."""
+
     trained_share: float = Field(default=1.0, gt=0, le=1)
     """What is exported lies this far on the way from the weights before to the trained ones."""
 

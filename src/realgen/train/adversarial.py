@@ -2,6 +2,7 @@
 
     x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
     flow:          -mean (1 - s^l) D(decode(x_0) | text, s) + w (|low(d)|^2 + s^(2 l) |d|^2)
+                   + u max(0, lattice(decode(x_0)))
     discriminator: mean max(0, 1 - D(photograph | its caption, s)) + mean max(0, 1 + D(decode(x_0) | text, s))
 
 d is how far x_0 lies from what the flow answered before this training, and `low` the mean over squares of 2x2 tokens.
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional as F
 
+from realgen.core.errors import ConfigError
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.formulas.pixels import to_images
 from realgen.train.discriminator import decoder_loss, discriminator_loss
@@ -36,6 +38,7 @@ from realgen.train.drawn import finished
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_data import FlowData
 from realgen.train.half_drawn import HalfDrawn, half_draw
+from realgen.train.lattice import LEAST_SQUARES, lattice
 from realgen.train.precision import computing_in
 from realgen.train.run import Ema, warmup_cosine
 
@@ -72,6 +75,7 @@ class AdversarialTrainer:
         warmup: int,
         lateness: float,
         anchor_weight: float,
+        lattice_weight: float,
         trained_share: float,
         period: int,
         trajectory_steps: Sequence[int],
@@ -87,7 +91,8 @@ class AdversarialTrainer:
         self.steps, self.batch, self.warmup = steps, batch, warmup
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
         self.discriminator_updates = discriminator_updates
-        self.lateness, self.anchor_weight, self.trained_share = lateness, anchor_weight, trained_share
+        self.lateness, self.trained_share = lateness, trained_share
+        self.anchor_weight, self.lattice_weight = anchor_weight, lattice_weight
         self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
         self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
         self.module = backbone.module
@@ -96,6 +101,10 @@ class AdversarialTrainer:
         self.discriminator_optimizer = _adam(discriminator, discriminator_learning_rate)
         self.ema = Ema(self.module, ema_decay)
         self._drawn: HalfDrawn | None = None
+        self._squares = round(backbone.noise([0], size).shape[1] ** 0.5)
+        if lattice_weight and self._squares < LEAST_SQUARES:
+            message = f"lattice_weight: a picture of {size[0]} pixels has {self._squares} tokens a side"
+            raise ConfigError(message, hint=f"give lattice_weight=0, or a size with {LEAST_SQUARES} or more")
 
     def step(self, index: int) -> Mapping[str, float]:
         """The discriminator's updates, then one of the flow against it."""
@@ -114,13 +123,16 @@ class AdversarialTrainer:
         answers = self._judged(augmented(fake, generator), asked)
         adversarial = decoder_loss(answers * (1 - taken.sigma**self.lateness)[:, None])
         anchor = low(away).square().mean() + (taken.sigma ** (2 * self.lateness) * away.square().mean((1, 2))).mean()
-        (towards_real,) = grad(adversarial, fake)  # the discriminator's own weights learn nothing here
+        woven = lattice(fake, self._squares) if self.lattice_weight else torch.zeros_like(adversarial)
+        pleased = adversarial + self.lattice_weight * woven.relu()
+        (towards_real,) = grad(pleased, fake)  # the discriminator's own weights learn nothing here
         torch.autograd.backward([fake, self.anchor_weight * anchor], [towards_real, torch.ones_like(anchor)])
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
         _step(self.optimizer, self.learning_rate * self._share(index))
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.module)
-        return metrics | {"adversarial": adversarial.item(), "anchor": anchor.item(), "grad_norm": norm.item()}
+        found = {"adversarial": adversarial, "anchor": anchor, "lattice": woven, "grad_norm": norm}
+        return metrics | {name: value.item() for name, value in found.items()}
 
     def _discriminate(
         self, fake: Tensor, asked: Tensor, sigma: Tensor, index: int, generator: torch.Generator

@@ -50,6 +50,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         warmup=recipe.warmup,
         lateness=recipe.lateness,
         anchor_weight=recipe.anchor_weight,
+        lattice_weight=recipe.lattice_weight,
         trained_share=recipe.trained_share,
         period=recipe.period,
         trajectory_steps=recipe.trajectory_steps,
