@@ -10,17 +10,18 @@ from realgen.wiring import training
 
 
 def recipe_of(model, data, eye, *overrides):
-    small = ["steps=3", "batch=4", "period=2", "warmup=1", "trajectory_steps=[4]", "size=[32, 32]"]
+    small = ["steps=3", "batch=4", "period=2", "warmup=1", "trajectory_steps=[4]", "size=[32, 32]", "lattice_weight=0"]
     machine = ["max_text_tokens=32", "machine={device: cpu, dtype: float32}", "preview_prompts=[a, b]"]
     given = [f"model='{model}'", f"data='{data}'", f"eye='{eye}'"]
     return config.load("adversarial-tiny", overrides=[*given, *small, *machine, *overrides])
 
 
 def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, eye, tmp_path):
-    recipe = recipe_of(random_flux, data, eye, "evaluate_every=2", "export_dtype=float32", "snapshots=[]")
+    large = ["size=[128, 128]", "lattice_weight=1"]
+    recipe = recipe_of(random_flux, data, eye, "evaluate_every=2", "export_dtype=float32", "snapshots=[]", *large)
     logged = list(training.train(recipe, tmp_path / "run", resume=False))
     assert [step for step, _ in logged] == [3]
-    assert {"discriminator", "adversarial", "anchor"} <= logged[-1][1].keys()
+    assert {"discriminator", "adversarial", "anchor", "lattice"} <= logged[-1][1].keys()
     before, after = (
         FluxPipeline.from_pretrained(folder).transformer.state_dict()
         for folder in (random_flux, tmp_path / "run/model")
