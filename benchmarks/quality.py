@@ -27,6 +27,8 @@ from realgen.train.photographs import Photograph, read_photographs
 
 PROMPTS = Path(__file__).parent / "prompts"
 YARDSTICK = Path(__file__).parent / "yardstick"
+GROUP = 8
+"""Pictures whose variety is compared."""
 
 
 class Yardstick:
@@ -56,8 +58,8 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     yardstick = Yardstick(YARDSTICK)
     test, train = (read_photographs(given.data, split=split) for split in ("test", "train"))
-    report = {"photographs": of_photographs(yardstick, test, train)}
     real = features_by_category(yardstick, test)
+    report = {"photographs": of_photographs(yardstick, test, train) | {"variety": of_subjects(yardstick, test, real)}}
     recipe = realgen.load("tiny", overrides=given.overrides)
     generator, optimizer = realgen.build_generator(recipe), realgen.build_optimizer(recipe)
     for name in given.prompts:
@@ -88,6 +90,22 @@ def features_by_category(yardstick: Yardstick, photographs: Sequence[Photograph]
     }
 
 
+def of_subjects(
+    yardstick: Yardstick, photographs: Sequence[Photograph], real: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Variety of eight photographs of one source and class over their category's: what one prompt may have."""
+    subjects: dict[tuple[str, str], list[Image.Image]] = {}
+    for one in photographs:
+        if one.category in real:
+            key = one.category, f"{one.source.partition('/')[0]} {one.cls}"
+            subjects.setdefault(key, []).append(Image.fromarray(one.pixels))
+    return {
+        f"{category}: {name}": round(_variety(yardstick(images)[1]) / _variety(real[category]), 3)
+        for (category, name), images in sorted(subjects.items())
+        if len(images) >= GROUP
+    }
+
+
 class Drawer:
     """Pictures of prompts, which an optimiser may rewrite first."""
 
@@ -115,16 +133,20 @@ def of_prompts(
         found, features = yardstick(draw(texts, range(count)))
         right[category] = sum(one == category for one in found)
         pooled.append(features)
-        _, eight = yardstick(draw([prompts[category][0]] * 8, range(8)))
-        groups = real[category][: len(real[category]) // 8 * 8].split(8)
-        photographic = sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
-        variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
+        _, eight = yardstick(draw([prompts[category][0]] * GROUP, range(GROUP)))
+        variety[category] = round(stats.mean_pairwise_distance(eight) / _variety(real[category]), 3)
     return {
         "right": stats.proportion(sum(right.values()), count * len(right)),
         "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
         "variety": {"mean": round(sum(variety.values()) / len(variety), 3), **variety},
         "distance": _distance(torch.cat(pooled), torch.cat(list(real.values()))),
     }
+
+
+def _variety(features: Tensor) -> float:
+    """Mean pairwise distance within groups of eight (N, 256), the rest left out."""
+    groups = features[: len(features) // GROUP * GROUP].split(GROUP)
+    return sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
 
 
 def _distance(x: Tensor, y: Tensor) -> stats.Interval:

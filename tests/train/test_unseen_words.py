@@ -1,5 +1,7 @@
 """Text encoders that learn words no caption holds, by the subjects that captions hold."""
 
+import re
+
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -14,6 +16,7 @@ from realgen.train.unseen_words import (
     subjects_of,
     without_known,
 )
+from realgen.train.vocabulary import vocabulary
 
 CAPTIONS = ["a photo of a cat, soft light", "a house", "a red house in the sun, blue sky"]
 MEANINGS = {"moggy": "a cat", "chalet": "a house"}
@@ -43,8 +46,8 @@ def test_words_are_read_once_and_only_whole_ones(tmp_path):
         read_words([tmp_path / "gone.txt"])
 
 
-def test_words_that_captions_hold_are_left_out():
-    assert without_known(["cat", "moggy", "light"], CAPTIONS) == ["moggy"]
+def test_words_that_captions_hold_are_left_out_and_so_are_callings():
+    assert without_known(["cat", "moggy", "light", "farmer"], CAPTIONS) == ["moggy"]
 
 
 def test_subjects_are_those_of_photographs_with_a_category():
@@ -103,6 +106,26 @@ def test_a_lesson_depends_on_its_index_alone(random_flux):
     assert trainer.kept(5, count=3).texts == trainer.kept(5, count=3).like
     texts, like = trainer.words(5, count=12)
     assert all(("moggy" in text) == ("cat" in other) for text, other in zip(texts, like, strict=True))
+
+
+def test_callings_are_answered_as_people_of_the_same_looks(random_flux):
+    callings = vocabulary().callings
+    texts, like = trainer_of(random_flux).words(0, count=600)
+    people = [pair for pair in zip(texts, like, strict=True) if not re.search("moggy|chalet", pair[0])]
+    assert 60 < len(people) < 120
+    assert any("portrait" in text for text, _ in people)
+    for text, other in people:
+        who = next(who for who in ("woman", "man", "person") if re.search(rf"\b{who}\b", other))
+        assert any(re.search(rf"\b{word}\b", text) for word in callings[who])
+        assert all((look in text) == (look in other) for look in callings["looks"])
+
+
+def test_every_calling_is_named_once_and_is_not_what_captions_call_people():
+    callings = vocabulary().callings
+    named = [word for who in ("man", "woman", "person") for word in callings[who]]
+    assert len(named) == len(set(named))
+    spoken = {word for names in vocabulary().people.values() for name in names for word in name.split()}
+    assert not spoken & set(named)
 
 
 def test_without_a_word_to_learn_there_is_no_training(random_flux):

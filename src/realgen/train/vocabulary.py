@@ -60,6 +60,8 @@ class Vocabulary:
     classes: Mapping[str, Word]
     phrases: Mapping[str, Phrase]
     people: Mapping[str, tuple[str, ...]]
+    callings: Mapping[str, tuple[str, ...]]
+    """Words for a man, a woman and a person of any work, age or kin, without their articles; `looks` go before them."""
     unnamed: tuple[str, ...] = field(default=("a photo",))
 
     def source(self, name: str) -> Source:
@@ -93,6 +95,7 @@ def vocabulary() -> Vocabulary:
         classes=_classes(raw),
         phrases={name: Phrase(**_frozen(entry)) for name, entry in raw["phrases"].items()},
         people=_tuples(raw["people"]),
+        callings=_tuples(raw["callings"]),
         unnamed=tuple(raw["unnamed"]),
     )
 
