@@ -95,3 +95,20 @@ def test_held_alone_it_answers_as_before(random_flux, data):  # noqa: F811
         random_flux, data, teacher=backbone_of(random_flux, trains=False), own_guidance=own, text_learning_rate=0.0
     )
     assert float(trainer.step(0)["loss"]) < 1e-8
+
+
+@torch.no_grad()
+def test_what_was_made_longer_is_held_and_the_rest_is_taught(random_flux):
+    batch = batch_of([0.7, 0.9, 0.8], ["people"] * 3).reworded(["text 0", "text 1, at dawn", "text 2"])
+    assert batch.sources == ["people", REWORDED, "people"]
+    _, before, lesson = lesson_of(OwnGuidance((1.0, 5.0)), random_flux, batch)
+    short = before.encode([f"text {i}" for i in range(3)])
+    held = before.velocity(batch.x, batch.sigma, short, guidance=lesson.guidance, size=SIZE)
+    torch.testing.assert_close(lesson.target[1], held[1], atol=1e-5, rtol=1e-4)
+    assert lesson.weight.tolist() == [1, 4, 1]
+
+
+def test_a_text_worded_twice_is_taught_by_the_first():
+    batch = batch_of([0.7], ["people"])._replace(taught=["older words"]).reworded(["text 0, at dawn"])
+    assert batch.captions == ["text 0, at dawn"]
+    assert batch.taught == ["older words"]

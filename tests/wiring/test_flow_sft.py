@@ -139,7 +139,7 @@ def test_without_an_eye_captions_stay(random_flux, data, tmp_path):
         ("guidance-tiny", ["autoencoder=x"], "own latents"),
         ("portraits-tiny", ["distil_guidance=[1, 6]"], "leave out"),
         ("portraits-tiny", ["autoencoder=x"], "leave out"),
-        ("portraits-tiny", ["elaborations=[x]"], "distil_guidance"),
+        ("portraits-tiny", ["weaker=x"], "distil_guidance"),
         ("flow-tiny", ["taught_sources=[people]"], "own_guidance"),
         ("flow-tiny", ["least_sigma=0.5"], "own_guidance"),
     ],

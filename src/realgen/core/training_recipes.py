@@ -218,10 +218,11 @@ class FlowSftRecipe(FlowRecipe):
 
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
-        if not (self.distil_guidance or self.own_guidance) and self.teacher:
-            raise ValueError("teacher is for who learns from a teacher: give distil_guidance=[1,6] too")
-        if self.distil_guidance is None and (self.weaker or self.elaborations):
-            raise ValueError("weaker and elaborations are for who learns guidance: give distil_guidance=[1,6] too")
+        if not (self.distil_guidance or self.own_guidance) and (self.teacher or self.elaborations):
+            message = "teacher and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
+            raise ValueError(message)
+        if self.distil_guidance is None and self.weaker:
+            raise ValueError("weaker is for who learns guidance: give distil_guidance=[1,6] too")
         if self.own_guidance and (self.distil_guidance or self.autoencoder):
             raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
         if self.own_guidance is None and (self.taught_sources or self.least_sigma):

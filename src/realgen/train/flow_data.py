@@ -55,6 +55,13 @@ class Batch(NamedTuple):
         features = None if self.features is None else self.features.to(device, non_blocking=True)
         return Batch(self.captions, x, sigma, target, features, self.taught, self.sources)
 
+    def reworded(self, captions: Sequence[str]) -> "Batch":
+        """With these captions; a teacher reads what stood in their place."""
+        before = self.captions if self.taught is None else self.taught
+        triples = zip(captions, self.captions, self.sources, strict=True)
+        sources = [source if now == was else REWORDED for now, was, source in triples]
+        return self._replace(captions=captions, taught=before, sources=sources)
+
     def at(self, places: Sequence[int]) -> "Batch":
         """The samples at these places."""
         captions = [self.captions[i] for i in places]

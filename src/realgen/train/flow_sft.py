@@ -131,7 +131,7 @@ class FlowSftTrainer:
     def _batch(self, index: int) -> Batch:
         batch = self.data.batch(index, count=self.batch, caption_dropout=self.caption_dropout)
         if self.elaborate is not None:
-            batch = batch._replace(captions=self.elaborate(batch.captions, index), taught=batch.captions)
+            batch = batch.reworded(self.elaborate(batch.captions, index))
         if self.tokenize is not None:
             taught = None if batch.taught is None else self.tokenize(batch.taught)
             batch = batch._replace(captions=self.tokenize(batch.captions), taught=taught)

@@ -4,8 +4,8 @@
 
 Plain flow matching teaches such a flow at guidance 1 alone, and undoes at the others what was distilled. Here its own
 guidance is added to what a photograph says. Noise levels below `least_sigma`, where details are drawn, and sources
-that are not taught are held to what the flow answered before. Where a caption is worded anew the flow is held to what
-it answered to the old words: what new ones mean is distilled, without the noise of photographs.
+that are not taught are held to what the flow answered before. Where a caption is worded anew or made longer the flow is
+held to what it answered to the old words: what new ones mean is distilled, without the noise of photographs.
 
 Source: Tang et al. 2025, arXiv 2502.12154 (model guidance). Knows no model.
 """
