@@ -4,6 +4,7 @@ import pytest
 
 from realgen.core.errors import DataError
 from realgen.train.elaborations import Elaborations, read_clauses
+from realgen.train.vocabulary import vocabulary
 
 
 def elaborations(share=1.0, most=99, seed=0):
@@ -42,3 +43,11 @@ def test_about_the_share_of_captions_is_longer_and_none_too_long():
     assert 0.2 < longer < 0.45  # a clause that does not fit leaves a caption as it was
     assert max(len(text.split()) for text in found) <= 6
     assert elaborations(share=0.0)(captions, 0) == captions
+
+
+def test_things_are_framed_as_people_are_and_people_are_left_their_own_framing():
+    framing = set(vocabulary().framing)
+    things = [set(text.split(", ")) & framing for text in elaborations()(["a pizza"] * 200, 0)]
+    people = [set(text.split(", ")) & framing for text in elaborations()(["A portrait of a man"] * 200, 0)]
+    assert sum(map(bool, things)) > 80
+    assert not any(people)

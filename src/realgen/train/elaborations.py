@@ -1,7 +1,8 @@
 """Makes captions longer by clauses of other texts, as a prompt optimiser does by clauses of its own.
 
 A model that learns to draw the longer text as its teacher draws the caption keeps to the subject, however much is said
-beside it.
+beside it. Captions say "lit from the left" and "tight framing" of faces alone, and a prompt says them of a pizza: other
+subjects get such clauses too, so that they do not come to mean a face.
 """
 
 import re
@@ -11,9 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from realgen.core.errors import DataError
+from realgen.train.vocabulary import vocabulary
 
 MAX_CLAUSES = 6
 CLAUSE_WORDS = range(2, 13)
+FRAMING = 0.3
+"""Share of clauses about framing and the side that light comes from, where nobody is in the picture."""
+_PEOPLE = re.compile(r"\b((wo)?m[ae]n|person|people|portrait|face|lady|boys?|girls?|child(ren)?|official|politician)\b")
 
 
 def read_clauses(files: Sequence[Path]) -> list[str]:
@@ -45,8 +50,10 @@ class Elaborations:
         ]
 
     def _longer(self, caption: str, rng: np.random.Generator) -> str:
-        for place in rng.integers(len(self.clauses), size=1 + int(rng.integers(MAX_CLAUSES))):
-            longer = f"{caption.rstrip('.')}, {self.clauses[int(place)]}"
+        framing = () if _PEOPLE.search(caption.lower()) else vocabulary().framing
+        for _ in range(1 + int(rng.integers(MAX_CLAUSES))):
+            clauses = framing if framing and rng.random() < FRAMING else self.clauses
+            longer = f"{caption.rstrip('.')}, {clauses[int(rng.integers(len(clauses)))]}"
             if not self.fits(longer):
                 break
             caption = longer

@@ -62,6 +62,8 @@ class Vocabulary:
     people: Mapping[str, tuple[str, ...]]
     callings: Mapping[str, tuple[str, ...]]
     """Words for a man, a woman and a person of any work, age or kin, without their articles; `looks` go before them."""
+    framing: tuple[str, ...] = ()
+    """Clauses that captions have for people more than for anything else."""
     unnamed: tuple[str, ...] = field(default=("a photo",))
 
     def source(self, name: str) -> Source:
@@ -96,6 +98,7 @@ def vocabulary() -> Vocabulary:
         phrases={name: Phrase(**_frozen(entry)) for name, entry in raw["phrases"].items()},
         people=_tuples(raw["people"]),
         callings=_tuples(raw["callings"]),
+        framing=tuple(raw["framing"]),
         unnamed=tuple(raw["unnamed"]),
     )
 
