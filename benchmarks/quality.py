@@ -125,20 +125,24 @@ def of_prompts(
 ) -> dict[str, object]:
     """Share of pictures that show their category, variety over the photographs', distance to test photographs.
 
+    Variety is that of eight seeds of a category's first prompt, and that of eight pictures of its prompts in turn.
     `real` holds the features (N, 256) of the test photographs of each category.
     """
-    right, variety, pooled = {}, {}, []
+    right, variety, over_prompts, pooled = {}, {}, {}, []
     for category in yardstick.categories:
         texts = [prompts[category][i % len(prompts[category])] for i in range(count)]
         found, features = yardstick(draw(texts, range(count)))
         right[category] = sum(one == category for one in found)
         pooled.append(features)
         _, eight = yardstick(draw([prompts[category][0]] * GROUP, range(GROUP)))
-        variety[category] = round(stats.mean_pairwise_distance(eight) / _variety(real[category]), 3)
+        photographic = _variety(real[category])
+        variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
+        over_prompts[category] = round(_variety(features) / photographic, 3)
     return {
         "right": stats.proportion(sum(right.values()), count * len(right)),
         "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
-        "variety": {"mean": round(sum(variety.values()) / len(variety), 3), **variety},
+        "variety": {"mean": _mean(variety), **variety},
+        "variety_over_prompts": {"mean": _mean(over_prompts), **over_prompts},
         "distance": _distance(torch.cat(pooled), torch.cat(list(real.values()))),
     }
 
@@ -147,6 +151,10 @@ def _variety(features: Tensor) -> float:
     """Mean pairwise distance within groups of eight (N, 256), the rest left out."""
     groups = features[: len(features) // GROUP * GROUP].split(GROUP)
     return sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
+
+
+def _mean(by_category: Mapping[str, float]) -> float:
+    return round(sum(by_category.values()) / len(by_category), 3)
 
 
 def _distance(x: Tensor, y: Tensor) -> stats.Interval:
