@@ -62,7 +62,7 @@ class Vocabulary:
     people: Mapping[str, tuple[str, ...]]
     callings: Mapping[str, tuple[str, ...]]
     """Words for a man, a woman and a person of any work, age or kin, without their articles; `looks` go before them."""
-    framing: tuple[str, ...] = ()
+    framing: tuple[str, ...]
     """Clauses that captions have for people more than for anything else."""
     unnamed: tuple[str, ...] = field(default=("a photo",))
 
