@@ -8,6 +8,7 @@ seeds 0 to images - 1, default steps, nothing selected, as they stand unless pro
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def main() -> None:
     yardstick = Yardstick(YARDSTICK)
     test, train = (read_photographs(given.data, split=split) for split in ("test", "train"))
     real = features_by_category(yardstick, test)
-    report = {"photographs": of_photographs(yardstick, test, train) | {"variety": of_subjects(yardstick, test, real)}}
+    report = {"photographs": of_photographs(yardstick, test, train) | {"variety": of_subjects(test, real)}}
     recipe = realgen.load("tiny", overrides=given.overrides)
     generator, optimizer = realgen.build_generator(recipe), realgen.build_optimizer(recipe)
     for name in given.prompts:
@@ -90,20 +91,21 @@ def features_by_category(yardstick: Yardstick, photographs: Sequence[Photograph]
     }
 
 
-def of_subjects(
-    yardstick: Yardstick, photographs: Sequence[Photograph], real: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """Variety of eight photographs of one source and class over their category's: what one prompt may have."""
-    subjects: dict[tuple[str, str], list[Image.Image]] = {}
-    for one in photographs:
-        if one.category in real:
-            key = one.category, f"{one.source.partition('/')[0]} {one.cls}"
-            subjects.setdefault(key, []).append(Image.fromarray(one.pixels))
-    return {
-        f"{category}: {name}": round(_variety(yardstick(images)[1]) / _variety(real[category]), 3)
-        for (category, name), images in sorted(subjects.items())
-        if len(images) >= GROUP
-    }
+def of_subjects(photographs: Sequence[Photograph], real: Mapping[str, Tensor]) -> dict[str, float]:
+    """Variety of eight photographs of one source and class over their category's: what one prompt may have.
+
+    `real` holds the features (N, 256) of the photographs of each category, in their order.
+    """
+    found = {}
+    for category, features in real.items():
+        ones = [one for one in photographs if one.category == category]
+        names = [f"{one.source.partition('/')[0]} {one.cls}" for one in ones]
+        photographic = _variety(features)
+        for name, count in sorted(Counter(names).items()):
+            if count >= GROUP:
+                own = features[[one == name for one in names]]
+                found[f"{category}: {name}"] = round(_variety(own) / photographic, 3)
+    return found
 
 
 class Drawer:

@@ -117,12 +117,12 @@ def test_callings_are_answered_as_people_of_the_same_looks(random_flux):
     for text, other in people:
         who = next(who for who in ("woman", "man", "person") if re.search(rf"\b{who}\b", other))
         assert any(re.search(rf"\b{word}\b", text) for word in callings[who])
-        assert all((look in text) == (look in other) for look in callings["looks"])
+        assert all((look in text) == (look in other) for look in vocabulary().looks)
 
 
 def test_every_calling_is_named_once_and_is_not_what_captions_call_people():
     callings = vocabulary().callings
-    named = [word for who in ("man", "woman", "person") for word in callings[who]]
+    named = [word for words in callings.values() for word in words]
     assert len(named) == len(set(named))
     spoken = {word for names in vocabulary().people.values() for name in names for word in name.split()}
     assert not spoken & set(named)

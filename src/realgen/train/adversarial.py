@@ -101,7 +101,7 @@ class AdversarialTrainer:
         self.discriminator_optimizer = _adam(discriminator, discriminator_learning_rate)
         self.ema = Ema(self.module, ema_decay)
         self._drawn: HalfDrawn | None = None
-        self._squares = round(backbone.noise([0], size).shape[1] ** 0.5)
+        self._squares = _side(backbone.noise([0], size))
         if lattice_weight and self._squares < LEAST_SQUARES:
             message = f"lattice_weight: a picture of {size[0]} pixels has {self._squares} tokens a side"
             raise ConfigError(message, hint=f"give lattice_weight=0, or a size with {LEAST_SQUARES} or more")
@@ -261,8 +261,13 @@ class AdversarialTrainer:
 
 def low(latents: Tensor) -> Tensor:
     """Means over squares of 2x2 tokens of square latents (B, tokens, channels): (B, channels, side / 2, side / 2)."""
-    side = round(latents.shape[1] ** 0.5)
-    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (side, side)), 2)
+    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (_side(latents), _side(latents))), 2)
+
+
+def _side(latents: Tensor) -> int:
+    """Tokens a side of square latents (B, tokens, channels)."""
+    side: int = round(latents.shape[1] ** 0.5)
+    return side
 
 
 def _adam(module: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:

@@ -13,7 +13,7 @@ import numpy as np
 from realgen.core.errors import DataError
 from realgen.train.facts import Facts, describe
 from realgen.train.photographs import Photograph
-from realgen.train.vocabulary import Word, vocabulary, with_article
+from realgen.train.vocabulary import Word, pick, vocabulary, with_article
 
 __all__ = ["Facts", "describe", "said_of", "text_corpus", "write_caption"]
 
@@ -71,13 +71,13 @@ def _head(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Gener
     if len(photograph.captions) > 1:
         return _human(photograph, rng, mirrored=mirrored)
     if photograph.cls == "scene":
-        return _pick(words.unnamed, rng)
+        return pick(words.unnamed, rng)
     subject = _subject(photograph, facts, word, rng)
     if facts.saturation == "grey" and rng.random() < 0.4:
         kind = "grey"
     else:
         kind = (word.heads or source.heads) if rng.random() < source.share else "any"
-    return _pick(words.heads[kind], rng).format(x=subject)
+    return pick(words.heads[kind], rng).format(x=subject)
 
 
 def _human(photograph: Photograph, rng: np.random.Generator, *, mirrored: bool, plain: bool = True) -> str:
@@ -86,9 +86,9 @@ def _human(photograph: Photograph, rng: np.random.Generator, *, mirrored: bool, 
     if not captions or (plain and rng.random() < 0.25):
         tokens = [set(re.findall(r"[a-z]+", text.lower())) for text in photograph.captions]
         common = [name for noun, name in _NOUNS.items() if 2 * sum(noun in found for found in tokens) > len(tokens)]
-        subject = _pick(common, rng) if common else _pick(("a scene", "an everyday scene"), rng)
-        return _pick(vocabulary().heads["any"], rng).format(x=subject)
-    text = _tidy(_pick(captions, rng))
+        subject = pick(common, rng) if common else pick(("a scene", "an everyday scene"), rng)
+        return pick(vocabulary().heads["any"], rng).format(x=subject)
+    text = _tidy(pick(captions, rng))
     lowered = text[0].lower() + text[1:]
     return text if rng.random() < 0.5 else lowered
 
@@ -106,7 +106,7 @@ def _subject(photograph: Photograph, facts: Facts, word: Word, rng: np.random.Ge
     written = photograph.captions[0] if photograph.captions else ""
     if photograph.source == "voc_vehicles" and re.search(r"cars|buses|trains|people", written):
         return written.removeprefix("a photo of ")
-    name = _pick(word.kinds if word.kinds and rng.random() < 0.25 else word.names, rng)
+    name = pick(word.kinds if word.kinds and rng.random() < 0.25 else word.names, rng)
     if facts.centre in (word.colours or source.subject) and rng.random() < 0.6:
         return _coloured(name, _colour(facts.centre, rng))
     return name
@@ -116,15 +116,15 @@ def _person(photograph: Photograph, rng: np.random.Generator) -> str:
     people = vocabulary().people
     if vocabulary().source(photograph.source).heads == "official":
         who = said_of(photograph)
-        return _pick(people[f"official {who}" if who in ("man", "woman") else "official"], rng)
+        return pick(people[f"official {who}" if who in ("man", "woman") else "official"], rng)
     found = _WEARING.search(photograph.captions[0] if photograph.captions else "")
     kind, clothes = (found.group(1), found.group(2)) if found else ("person", None)
-    person = _pick(people["person" if rng.random() < 0.1 else kind], rng)
+    person = pick(people["person" if rng.random() < 0.1 else kind], rng)
     if not clothes or rng.random() < 0.4:
         return person
     garments = re.split(r", | and ", clothes)
     kept = [garment for garment in garments if rng.random() < 0.75] or garments[:1]
-    return f"{person} {_pick(('wearing', 'wearing', 'in', 'dressed in'), rng)} {_listed(kept)}"
+    return f"{person} {pick(('wearing', 'wearing', 'in', 'dressed in'), rng)} {_listed(kept)}"
 
 
 def _coloured(name: str, colour: str) -> str:
@@ -133,7 +133,7 @@ def _coloured(name: str, colour: str) -> str:
 
 
 def _colour(name: str, rng: np.random.Generator) -> str:
-    return _pick(vocabulary().colours[name], rng) if rng.random() < 0.4 else name
+    return pick(vocabulary().colours[name], rng) if rng.random() < 0.4 else name
 
 
 # ---- the details ----------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def _say(detail: Detail, form: str, word: Word, rng: np.random.Generator) -> str
     key, first, second = detail
     forms = (word.nouns, word.nouns, word.sentences) if key == "own" else _forms(key)
     options = forms[("nouns", "tags", "sentences").index(form)] or forms[0]
-    text = _pick(options, rng)
+    text = pick(options, rng)
     return text.format(c=_colour(first, rng) if first else "", d=_colour(second, rng) if second else "")
 
 
@@ -266,10 +266,6 @@ def _closed(text: str) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
 
 
 # ---- a corpus -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from realgen.core.errors import DataError
-from realgen.train.vocabulary import vocabulary
+from realgen.train.vocabulary import pick, vocabulary
 
 MAX_CLAUSES = 6
 CLAUSE_WORDS = range(2, 13)
@@ -53,7 +53,7 @@ class Elaborations:
         framing = () if _PEOPLE.search(caption.lower()) else vocabulary().framing
         for _ in range(1 + int(rng.integers(MAX_CLAUSES))):
             clauses = framing if framing and rng.random() < FRAMING else self.clauses
-            longer = f"{caption.rstrip('.')}, {clauses[int(rng.integers(len(clauses)))]}"
+            longer = f"{caption.rstrip('.')}, {pick(clauses, rng)}"
             if not self.fits(longer):
                 break
             caption = longer

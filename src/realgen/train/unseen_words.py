@@ -8,8 +8,9 @@ answered the same text with that subject, and to answer captions as before. No p
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +26,7 @@ from realgen.train.precision import computing_in
 from realgen.train.run import warmup_cosine
 from realgen.train.scaffold import save_pipeline
 from realgen.train.text_distillation import Teacher, tokenize
-from realgen.train.vocabulary import vocabulary, with_article
-
-Chosen = TypeVar("Chosen")
+from realgen.train.vocabulary import pick, vocabulary, with_article
 
 ADAM_NAMES = ("*embed*", "*relative*")
 TABLE_RATE = 10.0
@@ -83,9 +82,9 @@ def nearest_subjects(
 
 
 def without_known(words: Sequence[str], captions: Sequence[str]) -> list[str]:
-    """The words that stand in no caption and are no callings."""
+    """The words that stand in no caption and are neither callings nor looks."""
     held = {word for caption in captions for word in re.findall(r"[a-z]+", caption.lower())}
-    held.update(*vocabulary().callings.values())
+    held.update(*vocabulary().callings.values(), vocabulary().looks)
     return [word for word in words if word not in held]
 
 
@@ -141,10 +140,10 @@ class UnseenWordsTrainer:
         for _ in range(count):
             if rng.random() < CALLINGS:
                 word, subject = _called(rng)
-                head = _pick((*heads, *vocabulary().heads["official"]), rng)
+                head = pick((*heads, *vocabulary().heads["official"]), rng)
             else:
-                word, subject = _pick(self.meanings, rng)
-                head = _pick(heads, rng)
+                word, subject = pick(self.meanings, rng)
+                head = pick(heads, rng)
             tail = self._tail(rng) if rng.random() < 0.25 else ""
             texts.append(head.format(x=with_article(word)) + tail)
             like.append(head.format(x=subject) + tail)
@@ -264,17 +263,16 @@ def aligned(ids: Tensor, like: Tensor) -> Tensor:
     return places.clamp(0, length - 1)
 
 
+@cache
+def _everyone() -> list[tuple[str, str]]:
+    return [(word, who) for who, words in vocabulary().callings.items() for word in words]
+
+
 def _called(rng: np.random.Generator) -> tuple[str, str]:
     """A calling without and what it is answered as with its article, both of the same looks."""
-    callings = vocabulary().callings
-    everyone = [(word, who) for who in ("man", "woman", "person") for word in callings[who]]
-    word, who = _pick(everyone, rng)
-    looks = f"{_pick(callings['looks'], rng)} " if rng.random() < LOOKED else ""
+    word, who = pick(_everyone(), rng)
+    looks = f"{pick(vocabulary().looks, rng)} " if rng.random() < LOOKED else ""
     return looks + word, with_article(looks + who)
-
-
-def _pick(options: Sequence[Chosen], rng: np.random.Generator) -> Chosen:
-    return options[int(rng.integers(len(options)))]
 
 
 def _embed(teacher: Teacher, names: Sequence[str]) -> Tensor:

@@ -1,13 +1,16 @@
 """The words of `vocabulary.yaml`: how classes, sources and measured facts are said."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import yaml
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,9 @@ class Vocabulary:
     phrases: Mapping[str, Phrase]
     people: Mapping[str, tuple[str, ...]]
     callings: Mapping[str, tuple[str, ...]]
-    """Words for a man, a woman and a person of any work, age or kin, without their articles; `looks` go before them."""
+    """Words for a man, a woman and a person of any work, age or kin, without their articles."""
+    looks: tuple[str, ...]
+    """Adjectives for any of them."""
     framing: tuple[str, ...]
     """Clauses that captions have for people more than for anything else."""
     unnamed: tuple[str, ...] = field(default=("a photo",))
@@ -85,6 +90,11 @@ def with_article(noun: str) -> str:
     return f"{'an' if takes_an else 'a'} {noun}"
 
 
+def pick(options: Sequence[Chosen], rng: np.random.Generator) -> Chosen:
+    """One of them, all as likely."""
+    return options[int(rng.integers(len(options)))]
+
+
 @cache
 def vocabulary() -> Vocabulary:
     """The shipped wordings, read once."""
@@ -98,6 +108,7 @@ def vocabulary() -> Vocabulary:
         phrases={name: Phrase(**_frozen(entry)) for name, entry in raw["phrases"].items()},
         people=_tuples(raw["people"]),
         callings=_tuples(raw["callings"]),
+        looks=tuple(raw["looks"]),
         framing=tuple(raw["framing"]),
         unnamed=tuple(raw["unnamed"]),
     )
