@@ -127,23 +127,28 @@ def of_prompts(
 ) -> dict[str, object]:
     """Share of pictures that show their category, variety over the photographs', distance to test photographs.
 
-    Variety is that of eight seeds of a category's first prompt, and that of eight pictures of its prompts in turn.
-    `real` holds the features (N, 256) of the test photographs of each category.
+    Variety is that of eight seeds of one prompt, the mean of a category's prompts; and that of eight pictures of its
+    prompts in turn. `real` holds the features (N, 256) of the test photographs of each category.
     """
-    right, variety, over_prompts, pooled = {}, {}, {}, []
+    right, variety, by_prompt, over_prompts, pooled = {}, {}, {}, {}, []
     for category in yardstick.categories:
         texts = [prompts[category][i % len(prompts[category])] for i in range(count)]
         found, features = yardstick(draw(texts, range(count)))
         right[category] = sum(one == category for one in found)
         pooled.append(features)
-        _, eight = yardstick(draw([prompts[category][0]] * GROUP, range(GROUP)))
+        _, groups = yardstick([image for text in prompts[category] for image in draw([text] * GROUP, range(GROUP))])
         photographic = _variety(real[category])
-        variety[category] = round(stats.mean_pairwise_distance(eight) / photographic, 3)
+        distances = [stats.mean_pairwise_distance(group) for group in groups.split(GROUP)]
+        by_prompt[category] = {
+            text: round(distance / photographic, 3) for text, distance in zip(prompts[category], distances, strict=True)
+        }
+        variety[category] = round(sum(distances) / len(distances) / photographic, 3)
         over_prompts[category] = round(_variety(features) / photographic, 3)
     return {
         "right": stats.proportion(sum(right.values()), count * len(right)),
         "right_by_category": {category: stats.proportion(hits, count) for category, hits in right.items()},
         "variety": {"mean": _mean(variety), **variety},
+        "variety_by_prompt": by_prompt,
         "variety_over_prompts": {"mean": _mean(over_prompts), **over_prompts},
         "distance": _distance(torch.cat(pooled), torch.cat(list(real.values()))),
     }

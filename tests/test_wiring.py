@@ -319,8 +319,11 @@ def test_unseen_words_from_their_recipe(random_flux, photographs, tmp_path, monk
             return torch.tensor([[1.0, 0.0]]).expand(len(texts), 2)
 
     monkeypatch.setattr(text_distillation, "SentenceTeacher", Sense)
-    (tmp_path / "words.txt").write_text("moggy\nphoto\nchalet\n")
+    (tmp_path / "words.txt").write_text("moggy\nphoto\nchalet\nsoftly\n")
+    (tmp_path / "data.noun").write_text("10 05 n 01 moggy 0 000 | a cat\n20 06 n 01 chalet 0 000 | a house\n")
+    (tmp_path / "index.noun").write_text("moggy n 1 0 1 0 10\nchalet n 1 0 1 0 20\n")
     overrides = [f"model='{random_flux}'", f"data='{photographs}'", f"words=['{tmp_path / 'words.txt'}']"]
+    overrides += [f"wordnet='{tmp_path}'"]
     trainer = training.build_trainer(
         config.load("words-tiny", overrides=[*overrides, "steps=1", "batch=4", "export_dtype=bfloat16"]), tmp_path
     )

@@ -142,8 +142,10 @@ def test_all_right_and_the_right_seeds():
     assert generator.asked == [
         (["a man", "a woman", "a man", "a woman", "a man"], [0, 1, 2, 3, 4]),
         (["a man"] * 8, list(range(8))),
+        (["a woman"] * 8, list(range(8))),
         (["a rose", "a tulip", "a rose", "a tulip", "a rose"], [0, 1, 2, 3, 4]),
         (["a rose"] * 8, list(range(8))),
+        (["a tulip"] * 8, list(range(8))),
     ]
 
 
@@ -160,6 +162,21 @@ def test_variety_is_that_of_eight_pictures_over_that_of_eight_photographs():
     """Blue rises by 10 a seed and by 9 a photograph, and nothing else differs: 10 / 9."""
     report = report_of(Generator(plants=PROMPTS["plants"]), 2)
     assert report["variety"] == {"mean": 1.111, "people": 1.111, "plants": 1.111}
+    assert report["variety_by_prompt"]["plants"] == {"a rose": 1.111, "a tulip": 1.111}
+
+
+def test_variety_is_the_mean_of_the_prompts():
+    """All seeds of one of two people are the same picture."""
+
+    class Stubborn(Generator):
+        def __call__(self, texts, *, seeds, size=None):
+            yield from super().__call__(
+                texts, seeds=[0 if "woman" in text else seed for text, seed in zip(texts, seeds, strict=True)]
+            )
+
+    report = report_of(Stubborn(plants=PROMPTS["plants"]), 2)
+    assert report["variety_by_prompt"]["people"] == {"a man": 1.111, "a woman": 0.0}
+    assert report["variety"]["people"] == pytest.approx(1.111 / 2, abs=1e-3)
 
 
 def test_pictures_further_from_photographs_are_further():

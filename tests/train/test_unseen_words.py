@@ -11,12 +11,14 @@ from realgen.train.photographs import Photograph
 from realgen.train.unseen_words import (
     UnseenWordsTrainer,
     aligned,
+    categories_of,
     nearest_subjects,
     read_words,
     subjects_of,
     without_known,
 )
 from realgen.train.vocabulary import vocabulary
+from realgen.train.wordnet import LANDFORM, Sense
 
 CAPTIONS = ["a photo of a cat, soft light", "a house", "a red house in the sun, blue sky"]
 MEANINGS = {"moggy": "a cat", "chalet": "a house"}
@@ -56,17 +58,52 @@ def test_subjects_are_those_of_photographs_with_a_category():
         for cls, category in (("cat", "animals"), ("spoonbill", None))
     ]
     found = subjects_of(photographs)
-    assert "a cat" in found
-    assert "a woman" in found
+    assert found["a cat"] == {"animals"}
+    assert found["a woman"] == {"people"}
     assert not any("spoonbill" in name for name in found)
 
 
+SUBJECTS = {"a cat": {"animals"}, "a house": {"buildings"}, "scenery": {"outdoor"}}
+
+
 def test_a_word_means_its_nearest_subject_where_that_is_near():
-    assert nearest_subjects(Teacher(), ["tomcat", "hut"], ["a cat", "a house"], least=0.5) == {
+    assert nearest_subjects(Teacher(), ["tomcat", "hut"], SUBJECTS, least=0.5) == {
         "tomcat": "a cat",
         "hut": "a house",
     }
-    assert nearest_subjects(Teacher(), ["hut"], ["a cat"], least=0.5) == {}
+    assert nearest_subjects(Teacher(), ["hut"], {"a cat": {"animals"}}, least=0.5) == {}
+
+
+class Dictionary:
+    """Of each word, the names of its kinds, and whether it is a landform."""
+
+    known = {"tomtit": ("bird", "cat"), "catacomb": ("house",), "tomb": (), "catena": ("land",)}
+
+    def senses(self, word):
+        file = LANDFORM if word == "catena" else 5
+        if word in self.known:
+            yield [Sense((name,), file, (), False) for name in (word, *self.known[word])]
+
+
+def test_kinds_say_which_subjects_come_into_question():
+    def categories(word):
+        return categories_of(word, {"cat": {"animals"}, "house": {"buildings"}}, Dictionary())
+
+    assert categories("tomtit") == {"animals"}
+    assert categories("catena") == {"outdoor"}  # a landform whose kinds are no subjects
+    assert categories("tomb") == categories("run") == set()
+
+
+def test_a_word_is_never_what_it_only_sounds_like():
+    words = ["tomtit", "catacomb", "tomb", "run"]
+    heard = nearest_subjects(Teacher(), words, SUBJECTS, least=-1)
+    assert heard["catacomb"] == "a cat"
+    meant = nearest_subjects(Teacher(), words, SUBJECTS, least=-1, wordnet=Dictionary())
+    assert meant == {
+        "tomtit": "a cat",
+        "catacomb": "a house",
+        "tomb": "a cat",
+    }  # of the last no kind is known; run is none
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ class UnseenWordsRecipe(PhotographRecipe):
     words: tuple[Path, ...] = Field(min_length=1)
     """Files with a word a line; those that captions hold are left out."""
 
+    wordnet: Path | None = None
+    """Folder of a WordNet 3 dictionary (data.noun and index.noun), which says what kinds of thing the words name."""
+
     least_cosine: float = Field(default=0.5, ge=-1, le=1)
     """How near a word must lie to its nearest subject to be learned."""
 

@@ -1,8 +1,10 @@
 """Teaches a FLUX.1's text encoders words that no caption holds, by the subjects that captions do hold.
 
-A sentence encoder says which subject a word lies nearest to; callings, of which it says what they deal with (of a
-farmer, vegetables), are people by the vocabulary. Both encoders then learn to answer a text with the word as they
-answered the same text with that subject, and to answer captions as before. No picture is seen.
+A sentence encoder says which subject a word lies nearest to. It listens to sounds too (`tundra` lies near a truck), so
+where a WordNet is given, only subjects of the categories that the word's kinds belong to come into question. Callings,
+of which it says what they deal with (of a farmer, vegetables), are people by the vocabulary. Both encoders then learn
+to answer a text with the word as they answered the same text with that subject, and to answer captions as before. No
+picture is seen.
 """
 
 import copy
@@ -27,6 +29,7 @@ from realgen.train.run import warmup_cosine
 from realgen.train.scaffold import save_pipeline
 from realgen.train.text_distillation import Teacher, tokenize
 from realgen.train.vocabulary import pick, vocabulary, with_article
+from realgen.train.wordnet import LANDFORM, WordNet
 
 ADAM_NAMES = ("*embed*", "*relative*")
 TABLE_RATE = 10.0
@@ -58,26 +61,56 @@ def read_words(files: Sequence[Path]) -> list[str]:
     return list(words)
 
 
-def subjects_of(photographs: Sequence[Photograph]) -> list[str]:
-    """What captions call the subjects of photographs that have a category, with their articles, in order."""
+def subjects_of(photographs: Sequence[Photograph]) -> dict[str, set[str]]:
+    """What captions call the subjects of photographs that have a category, with their articles; and the categories."""
     words = vocabulary()
-    names = {name for person in words.people.values() for name in person}
-    for cls in {photograph.cls for photograph in photographs if photograph.category}:
-        names.update((*words.word(cls).names, *words.word(cls).kinds))
-    return sorted(name for name in names if len(_bare(name).split()) <= MAX_SUBJECT_WORDS)
+    found = {name: {"people"} for person in words.people.values() for name in person}
+    for cls, category in {(one.cls, one.category) for one in photographs if one.category}:
+        for name in (*words.word(cls).names, *words.word(cls).kinds):
+            found.setdefault(name, set()).add(category)
+    return {name: found[name] for name in sorted(found) if len(_bare(name).split()) <= MAX_SUBJECT_WORDS}
+
+
+def categories_of(word: str, subjects: Mapping[str, set[str]], wordnet: WordNet) -> set[str]:
+    """Of each of the word's senses, the categories of its nearest kind that is a subject; landforms are outdoors.
+
+    `subjects` are without articles here.
+    """
+    found: set[str] = set()
+    for kinds in wordnet.senses(word):
+        named = (subjects[name] for kind in kinds for name in kind.names if name in subjects)
+        found |= next(named, {"outdoor"} if kinds[0].file == LANDFORM else set())
+    return found
 
 
 def nearest_subjects(
-    teacher: Teacher, words: Sequence[str], subjects: Sequence[str], *, least: float
+    teacher: Teacher,
+    words: Sequence[str],
+    subjects: Mapping[str, set[str]],
+    *,
+    least: float,
+    wordnet: WordNet | None = None,
 ) -> dict[str, str]:
-    """Each word's nearest subject by the teacher's cosine, where that is `least` or more."""
-    known = _embed(teacher, [_bare(subject) for subject in subjects])
+    """Each word's nearest subject by the teacher's cosine, where that is `least` or more.
+
+    With a WordNet, words that are no nouns of things are left out, and a word whose categories it knows is compared
+    with subjects of these alone.
+    """
+    names = list(subjects)
+    bare = {_bare(subject): categories for subject, categories in subjects.items()}
+    known = _embed(teacher, [_bare(subject) for subject in names])
+    if wordnet is not None:
+        words = [word for word in words if any(wordnet.senses(word))]
     found: dict[str, str] = {}
     for start in range(0, len(words), 1024):
         chunk = words[start : start + 1024]
-        cosines, places = (_embed(teacher, chunk) @ known.T).max(1)
-        pairs = zip(chunk, cosines.tolist(), places.tolist(), strict=True)
-        found.update({word: subjects[place] for word, cosine, place in pairs if cosine >= least})
+        for word, cosines in zip(chunk, _embed(teacher, chunk) @ known.T, strict=True):
+            allowed = categories_of(word, bare, wordnet) if wordnet is not None else set()
+            if allowed:
+                cosines[[not subjects[name] & allowed for name in names]] = -torch.inf
+            place = int(cosines.argmax())
+            if cosines[place] >= least:
+                found[word] = names[place]
     return found
 
 

@@ -330,12 +330,17 @@ def _unseen_words_trainer(recipe: UnseenWordsRecipe, _: Path) -> "Trainer":
     from realgen.train import unseen_words
     from realgen.train.captions import text_corpus
     from realgen.train.text_distillation import SentenceTeacher
+    from realgen.train.wordnet import WordNet
 
     photographs = read_split(recipe, "train")
     captions = list(text_corpus(photographs, (), seed=recipe.seed, rounds=3))
     words = unseen_words.without_known(unseen_words.read_words(recipe.words), captions)
     meanings = unseen_words.nearest_subjects(
-        SentenceTeacher(recipe.teacher), words, unseen_words.subjects_of(photographs), least=recipe.least_cosine
+        SentenceTeacher(recipe.teacher),
+        words,
+        unseen_words.subjects_of(photographs),
+        least=recipe.least_cosine,
+        wordnet=None if recipe.wordnet is None else WordNet(recipe.wordnet),
     )
     return unseen_words.UnseenWordsTrainer(
         load_flux(recipe.model, recipe.machine),
