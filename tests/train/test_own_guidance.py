@@ -77,6 +77,21 @@ def test_a_share_is_taught_without_guidance(random_flux):
     torch.testing.assert_close(lesson.target[plain], batch.target[plain], atol=1e-6, rtol=0)
 
 
+@torch.no_grad()
+def test_guidance_is_told_and_not_felt_above_a_level(random_flux):
+    batch = batch_of([0.7, 0.95, 0.7, 0.95], ["people", "people", "plants", "plants"])
+    own = OwnGuidance((2.0, 5.0), sources=("people",), guided_below=0.9)
+    _, before, lesson = lesson_of(own, random_flux, batch)
+    _, _, everywhere = lesson_of(OwnGuidance((2.0, 5.0), sources=("people",)), random_flux, batch)
+    torch.testing.assert_close(lesson.guidance, everywhere.guidance)
+    torch.testing.assert_close(lesson.target[::2], everywhere.target[::2])
+    torch.testing.assert_close(lesson.target[1], batch.target[1], atol=1e-6, rtol=0)
+    plain = before.velocity(batch.x, batch.sigma, before.encode(batch.captions), guidance=1.0, size=SIZE)
+    torch.testing.assert_close(lesson.target[3], plain[3], atol=1e-5, rtol=1e-4)
+    assert lesson.guidance[3] > 1
+    assert not torch.equal(lesson.target[3], everywhere.target[3])
+
+
 def test_training_moves_the_flow_and_not_who_holds_it(random_flux, data):  # noqa: F811
     before = backbone_of(random_flux, trains=False)
     held = [value.clone() for value in before.module.parameters()]

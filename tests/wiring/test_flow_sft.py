@@ -122,7 +122,7 @@ def test_portraits_learn_by_captions_that_say_who_the_eye_sees(random_flux, data
         ("a portrait of a woman",),
     ]
     assert [len(seen) for seen in maps] == [5, 5]
-    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.5, sources=("congress",))
+    assert trainer.own_guidance == OwnGuidance((1.0, 5.0), least_sigma=0.5, sources=("congress",), guided_below=0.9)
     assert trainer.teacher.module is not trainer.backbone.module
     assert torch.isfinite(trainer.step(0)["loss"])
 
@@ -142,6 +142,7 @@ def test_without_an_eye_captions_stay(random_flux, data, tmp_path):
         ("portraits-tiny", ["weaker=x"], "distil_guidance"),
         ("flow-tiny", ["taught_sources=[people]"], "own_guidance"),
         ("flow-tiny", ["least_sigma=0.5"], "own_guidance"),
+        ("flow-tiny", ["guided_below=0.9"], "own_guidance"),
     ],
 )
 def test_what_does_not_go_together_is_refused(name, overrides, said):

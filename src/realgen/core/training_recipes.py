@@ -219,6 +219,9 @@ class FlowSftRecipe(FlowRecipe):
     least_sigma: float = Field(default=0.0, ge=0, lt=1)
     """Noise level from which they teach then; below it the model is held."""
 
+    guided_below: float = Field(default=1.0, gt=0, le=1)
+    """Noise level above which guidance shall change nothing then, which makes the seeds of a prompt more varied."""
+
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
         if not (self.distil_guidance or self.own_guidance) and (self.teacher or self.elaborations):
@@ -228,8 +231,11 @@ class FlowSftRecipe(FlowRecipe):
             raise ValueError("weaker is for who learns guidance: give distil_guidance=[1,6] too")
         if self.own_guidance and (self.distil_guidance or self.autoencoder):
             raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
-        if self.own_guidance is None and (self.taught_sources or self.least_sigma):
-            raise ValueError("taught_sources and least_sigma say what own_guidance teaches: give own_guidance=[1,5]")
+        if self.own_guidance is None and (self.taught_sources or self.least_sigma or self.guided_below < 1):
+            message = (
+                "taught_sources, least_sigma and guided_below say what own_guidance teaches: give own_guidance=[1,5]"
+            )
+            raise ValueError(message)
         if self.distil_guidance is not None and self.autoencoder is not None:
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)

@@ -7,7 +7,11 @@ guidance is added to what a photograph says. Noise levels below `least_sigma`, w
 that are not taught are held to what the flow answered before. Where a caption is worded anew or made longer the flow is
 held to what it answered to the old words: what new ones mean is distilled, without the noise of photographs.
 
-Source: Tang et al. 2025, arXiv 2502.12154 (model guidance). Knows no model.
+Guidance where little is drawn yet makes all seeds of a text alike. Above `guided_below` a flow may learn to answer as
+at guidance 1 whatever guidance it is told.
+
+Sources: Tang et al. 2025, arXiv 2502.12154 (model guidance); Kynkaanniemi et al. 2024, arXiv 2404.07724 (guidance in
+an interval of noise levels). Knows no model.
 """
 
 from dataclasses import dataclass
@@ -42,6 +46,7 @@ class OwnGuidance:
     least_sigma: float = 0.0
     sources: tuple[str, ...] = ()
     held_weight: float = 4.0
+    guided_below: float = 1.0
 
     @torch.no_grad()
     def lesson(
@@ -55,14 +60,15 @@ class OwnGuidance:
         known = torch.tensor([self._teaches(source) for source in batch.sources])
         taught = known.to(device) & (batch.sigma >= self.least_sigma)
         guidance = torch.where(plain & taught, 1.0, guidance.to(device))
+        felt = torch.where(batch.sigma <= self.guided_below, guidance, 1.0)
         text, nothing = flow.encode(batch.captions), flow.encode([""] * count)
         with_text, without = (
             flow.velocity(batch.x, batch.sigma, condition, guidance=1.0, size=size).float()
             for condition in (text, nothing)
         )
-        learned = batch.target + (guidance - 1).view(-1, 1, 1) * (with_text - without)
+        learned = batch.target + (felt - 1).view(-1, 1, 1) * (with_text - without)
         captions = before.encode(batch.captions if batch.taught is None else batch.taught)
-        held = before.velocity(batch.x, batch.sigma, captions, guidance=guidance, size=size).float()
+        held = before.velocity(batch.x, batch.sigma, captions, guidance=felt, size=size).float()
         return Lesson(
             guidance,
             torch.where(taught.view(-1, 1, 1), learned, held),

@@ -41,7 +41,9 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     teacher = recipe.teacher or recipe.model
     own_guidance = None
     if recipe.own_guidance:
-        own_guidance = OwnGuidance(recipe.own_guidance, recipe.least_sigma, recipe.taught_sources)
+        own_guidance = OwnGuidance(
+            recipe.own_guidance, recipe.least_sigma, recipe.taught_sources, guided_below=recipe.guided_below
+        )
     taught = recipe.distil_guidance or recipe.own_guidance
     return FlowSftTrainer(
         backbone,
