@@ -10,7 +10,7 @@ held to what it answered to the old words: what new ones mean is distilled, with
 Guidance where little is drawn yet makes all seeds of a text alike. Above `guided_below` a flow may learn to answer as
 at guidance 1 whatever guidance it is told.
 
-Sources: Tang et al. 2025, arXiv 2502.12154 (model guidance); Kynkaanniemi et al. 2024, arXiv 2404.07724 (guidance in
+Sources: Tang et al. 2025, arXiv 2502.12154 (model guidance); Kynkäänniemi et al. 2024, arXiv 2404.07724 (guidance in
 an interval of noise levels). Knows no model.
 """
 

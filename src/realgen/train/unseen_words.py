@@ -1,10 +1,10 @@
 """Teaches a FLUX.1's text encoders words that no caption holds, by the subjects that captions do hold.
 
-A sentence encoder says which subject a word lies nearest to. It listens to sounds too (`tundra` lies near a truck), so
-where a WordNet is given, only subjects of the categories that the word's kinds belong to come into question. Callings,
-of which it says what they deal with (of a farmer, vegetables), are people by the vocabulary. Both encoders then learn
-to answer a text with the word as they answered the same text with that subject, and to answer captions as before. No
-picture is seen.
+A sentence encoder says which subject a word lies nearest to. It goes by pieces of words too (`petunia` lies near a pet)
+and by rarer senses (`tundra`, a truck), so where a WordNet is given, only subjects of the categories that the word's
+kinds belong to come into question. Callings, of which it says what they deal with (of a farmer, vegetables), are people
+by the vocabulary. Both encoders then learn to answer a text with the word as they answered the same text with that
+subject, and to answer captions as before. No picture is seen.
 """
 
 import copy

@@ -41,6 +41,8 @@ class WordNet:
             raise DataError(
                 f"{folder} holds no WordNet: {error}", hint="give the folder with data.noun and index.noun of WordNet 3"
             ) from error
+        if not self._senses.keys() >= {offset for offsets in self._index.values() for offset in offsets}:
+            raise DataError(f"index.noun in {folder} names what data.noun lacks", hint="take both from one WordNet")
 
     def senses(self, word: str) -> Iterator[list[Sense]]:
         """Each of the word's first senses that can be photographed, followed by its kinds, nearest first."""
@@ -51,13 +53,10 @@ class WordNet:
 
     def _above(self, offset: str) -> list[str]:
         """`offset` and what it is a kind of, level by level."""
-        found = {offset: None}
-        queue = [offset]
-        for one in queue:
-            new = [kind for kind in self._senses[one].kinds if kind not in found]
-            found.update(dict.fromkeys(new))
-            queue += new
-        return list(found)
+        found = [offset]
+        for one in found:
+            found += [kind for kind in self._senses[one].kinds if kind not in found]
+        return found
 
 
 def _lines(file: Path) -> Iterator[str]:
