@@ -57,7 +57,7 @@ def test_a_folder_without_a_dictionary_is_refused(folder):
     with pytest.raises(DataError, match="holds no WordNet"):
         WordNet(folder)
     (folder / "index.noun").write_text("chihuahua n 1 1 @ 1 0 00000099\n")
-    with pytest.raises(DataError, match="names what data.noun lacks"):
+    with pytest.raises(DataError, match=r"names what data\.noun lacks"):
         WordNet(folder)
     with pytest.raises(DataError, match="holds no WordNet"):
         WordNet(folder / "nowhere")
