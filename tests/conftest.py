@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from lasting import lasting
 from realgen.core.spec import Machine
 
 FLOAT32 = Machine(device="cpu", dtype="float32")
 WEIGHTS = Path(__file__).parents[1] / "src/realgen/weights/tiny/generator"
+
+
+def pytest_sessionfinish():
+    lasting.close()
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,7 @@ def running(scorers, *, batch=4, max_queue=64, wait=0.005, port=0, grace=5.0, bu
     finally:
         server.should_exit = True
         batcher.stop()
-        thread.join(15)
+        thread.join(30)
         assert not thread.is_alive()
 
 

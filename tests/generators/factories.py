@@ -4,8 +4,6 @@ A new file in the room needs an entry here; the contract tests fail without one.
 published checkpoints; widths, depths and vocabularies are not, and the weights are random.
 """
 
-import atexit
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +11,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from conftest import letter_tokenizers, save_random_flux
+from lasting import lasting
 from qwen3 import SPECIALS, TEMPLATE, words_of
-
-_folders = ExitStack()
-atexit.register(_folders.close)
 
 # Words of the text that Qwen-Image puts before every prompt: with them its beginning has 34 tokens, as in the original.
 INSTRUCTION = (
@@ -62,7 +58,7 @@ FACTORIES = {
 @cache
 def options_of(name: str):
     """Options of the plug-in's tiny model, which is made once a session and must not be written to."""
-    return FACTORIES[name](Path(_folders.enter_context(TemporaryDirectory())))
+    return FACTORIES[name](Path(lasting.enter_context(TemporaryDirectory())))
 
 
 def save_random_sd3(folder: Path, *, seed: int = 0) -> None:

@@ -1,24 +1,20 @@
 """The smallest model that each scorer's file can load: plug-in -> (an empty folder) -> its options.
 
 A new file in the room needs an entry here; the contract tests fail without one. Servers started here are local and
-stop with the process.
+stop with the session.
 """
 
-import atexit
 import json
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from lasting import lasting
 from scorers import test_hpsv3, test_image_classifier, test_residual
 from tiny_clip import random_clip, save_tokenizer
 from tiny_detectors import random_effort, random_omniaid
-
-_servers = ExitStack()
-atexit.register(_servers.close)
 
 
 def aesthetic(folder: Path):
@@ -89,7 +85,7 @@ def omniaid(folder: Path):
 def remote(folder: Path):
     from serving import Brightness, running
 
-    server = _servers.enter_context(running({"light": Brightness()}))
+    server = lasting.enter_context(running({"light": Brightness()}))
     return {"urls": (server.url,), "scorer": "light"}
 
 
@@ -105,7 +101,7 @@ def visual_quality(folder: Path):
     def rate(image, body):
         return said(f"<answer>{1 + 4 * np.asarray(image.convert('L')).mean() / 255:.2f}</answer>")
 
-    return {"model": "bright", "server": {"base_url": _servers.enter_context(serving(rate)).url}}
+    return {"model": "bright", "server": {"base_url": lasting.enter_context(serving(rate)).url}}
 
 
 FACTORIES = {
