@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import yaml
@@ -138,11 +139,11 @@ def of_prompts(
         pooled.append(features)
         _, groups = yardstick([image for text in prompts[category] for image in draw([text] * GROUP, range(GROUP))])
         photographic = _variety(real[category])
-        distances = [stats.mean_pairwise_distance(group) for group in groups.split(GROUP)]
+        distances = _group_distances(groups)
         by_prompt[category] = {
             text: round(distance / photographic, 3) for text, distance in zip(prompts[category], distances, strict=True)
         }
-        variety[category] = round(sum(distances) / len(distances) / photographic, 3)
+        variety[category] = round(fmean(distances) / photographic, 3)
         over_prompts[category] = round(_variety(features) / photographic, 3)
     return {
         "right": stats.proportion(sum(right.values()), count * len(right)),
@@ -156,12 +157,16 @@ def of_prompts(
 
 def _variety(features: Tensor) -> float:
     """Mean pairwise distance within groups of eight (N, 256), the rest left out."""
+    return fmean(_group_distances(features))
+
+
+def _group_distances(features: Tensor) -> list[float]:
     groups = features[: len(features) // GROUP * GROUP].split(GROUP)
-    return sum(stats.mean_pairwise_distance(group) for group in groups) / len(groups)
+    return [stats.mean_pairwise_distance(group) for group in groups]
 
 
 def _mean(by_category: Mapping[str, float]) -> float:
-    return round(sum(by_category.values()) / len(by_category), 3)
+    return round(fmean(by_category.values()), 3)
 
 
 def _distance(x: Tensor, y: Tensor) -> stats.Interval:

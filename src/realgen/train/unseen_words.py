@@ -99,15 +99,16 @@ def nearest_subjects(
     names = list(subjects)
     bare = {_bare(subject): categories for subject, categories in subjects.items()}
     known = _embed(teacher, [_bare(subject) for subject in names])
-    if wordnet is not None:
-        words = [word for word in words if any(wordnet.senses(word))]
-    found: dict[str, str] = {}
+    if wordnet is None:
+        allowed = {word: set[str]() for word in words}
+    else:
+        allowed = {word: categories_of(word, bare, wordnet) for word in words if any(wordnet.senses(word))}
+    words, found = list(allowed), dict[str, str]()
     for start in range(0, len(words), 1024):
         chunk = words[start : start + 1024]
         for word, cosines in zip(chunk, _embed(teacher, chunk) @ known.T, strict=True):
-            allowed = categories_of(word, bare, wordnet) if wordnet is not None else set()
-            if allowed:
-                cosines[[not subjects[name] & allowed for name in names]] = -torch.inf
+            if allowed[word]:
+                cosines[[not subjects[name] & allowed[word] for name in names]] = -torch.inf
             place = int(cosines.argmax())
             if cosines[place] >= least:
                 found[word] = names[place]
