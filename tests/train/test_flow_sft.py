@@ -10,6 +10,7 @@ from conftest import FLOAT32
 from realgen.formulas.flow import interpolate
 from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import FluxBackbone
+from realgen.train import flow_sft
 from realgen.train.flow_data import FlowData
 from realgen.train.flow_sft import FlowSftTrainer, guided_velocity
 from realgen.train.photographs import Photograph
@@ -210,6 +211,31 @@ def test_distilling_moves_towards_the_guided_teacher(random_flux, data):
     losses = [trainer.step(index)["loss"] for index in range(40)]
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.module.parameters(), strict=True))
+
+
+def test_above_a_level_no_guidance_is_distilled(random_flux, data, monkeypatch):
+    """What is told stays the drawn scale; what the teacher is led by is 1 there."""
+    told, led = [], []
+    backbone = backbone_of(random_flux)
+    plain = backbone.velocity
+    backbone.velocity = lambda *args, guidance, **rest: (
+        told.append(guidance),
+        plain(*args, guidance=guidance, **rest),
+    )[1]
+
+    def guided(*args, scale, **rest):
+        led.append(scale)
+        return guided_velocity(*args, scale=scale, **rest)
+
+    monkeypatch.setattr(flow_sft, "guided_velocity", guided)
+    teacher = backbone_of(random_flux, trains=False)
+    options = {"teacher": teacher, "guided_below": 0.5, "distil_guidance": (3.0, 6.0), "batch": 16}
+    trainer = trainer_of(random_flux, data, backbone=backbone, text_learning_rate=0.0, **options)
+    trainer.step(0)
+    sigma = data.batch(0, count=16, caption_dropout=0.2).sigma
+    assert (told[0] >= 3).all()
+    assert torch.equal(led[0], torch.where(sigma <= 0.5, told[0], 1.0))
+    assert (sigma <= 0.5).any()
 
 
 @torch.no_grad()

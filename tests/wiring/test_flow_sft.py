@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from conftest import save_random_flux
@@ -48,6 +48,15 @@ def test_another_autoencoder_is_measured_anew_and_exported(random_flux, data, tm
     trainer.export(tmp_path / "model")
     exported = AutoencoderKL.from_pretrained(tmp_path / "model" / "vae")
     assert exported.config.scaling_factor == vae.config.scaling_factor != 0.7
+
+
+def test_a_deeper_transformer_is_trained_and_exported(random_flux, data, tmp_path):
+    trainer = trainer_of(
+        "flow-tiny", data, tmp_path, f"model='{random_flux}'", "single_blocks=4", "short_text_tokens=0"
+    )
+    assert torch.isfinite(trainer.step(0)["loss"])
+    trainer.export(tmp_path / "model")
+    assert FluxTransformer2DModel.from_pretrained(tmp_path / "model" / "transformer").config.num_single_layers == 4
 
 
 def test_an_autoencoder_that_the_transformer_cannot_read_is_refused(random_flux, data, tmp_path):
@@ -142,7 +151,10 @@ def test_without_an_eye_captions_stay(random_flux, data, tmp_path):
         ("portraits-tiny", ["weaker=x"], "distil_guidance"),
         ("flow-tiny", ["taught_sources=[people]"], "own_guidance"),
         ("flow-tiny", ["least_sigma=0.5"], "own_guidance"),
-        ("flow-tiny", ["guided_below=0.9"], "own_guidance"),
+        ("flow-tiny", ["guided_below=0.9"], "distil_guidance"),
+        ("guidance-tiny", ["single_blocks=8"], "deepen first"),
+        ("portraits-tiny", ["single_blocks=8"], "deepen first"),
+        ("flow-tiny", ["single_blocks=8", "lora_rank=4"], "deepen first"),
     ],
 )
 def test_what_does_not_go_together_is_refused(name, overrides, said):

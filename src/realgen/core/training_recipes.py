@@ -180,6 +180,9 @@ class FlowSftRecipe(FlowRecipe):
     autoencoder: Path | None = None
     """Folder of an AutoencoderKL to draw with instead of the model's own; its latents are measured anew."""
 
+    single_blocks: int | None = Field(default=None, ge=1)
+    """Single blocks of the transformer: those that the model lacks are added as identities, and learn."""
+
     short_text_tokens: int = Field(default=0, ge=0, le=512)
     """Length that the shorter half of a batch's texts is padded to where it fits, which saves time; 0 is never."""
 
@@ -220,22 +223,23 @@ class FlowSftRecipe(FlowRecipe):
     """Noise level from which they teach then; below it the model is held."""
 
     guided_below: float = Field(default=1.0, gt=0, le=1)
-    """Noise level above which guidance shall change nothing then, which makes the seeds of a prompt more varied."""
+    """Noise level above which guidance shall change nothing, which makes the seeds of a prompt more varied."""
 
     @model_validator(mode="after")
     def _has_a_teacher(self) -> Self:
-        if not (self.distil_guidance or self.own_guidance) and (self.teacher or self.elaborations):
-            message = "teacher and elaborations are for who learns from a teacher: give distil_guidance=[1,6] too"
-            raise ValueError(message)
+        if not (self.distil_guidance or self.own_guidance) and self.teacher:
+            raise ValueError("teacher is for who learns from one: give distil_guidance=[1,6] too")
         if self.distil_guidance is None and self.weaker:
             raise ValueError("weaker is for who learns guidance: give distil_guidance=[1,6] too")
         if self.own_guidance and (self.distil_guidance or self.autoencoder):
             raise ValueError("own_guidance goes on with a distilled model in its own latents: leave out the others")
-        if self.own_guidance is None and (self.taught_sources or self.least_sigma or self.guided_below < 1):
-            message = (
-                "taught_sources, least_sigma and guided_below say what own_guidance teaches: give own_guidance=[1,5]"
-            )
+        if self.own_guidance is None and (self.taught_sources or self.least_sigma):
+            message = "taught_sources and least_sigma say what own_guidance teaches: give own_guidance=[1,5]"
             raise ValueError(message)
+        if not (self.distil_guidance or self.own_guidance) and self.guided_below < 1:
+            raise ValueError("guided_below is for who learns guidance: give distil_guidance=[1,6] too")
+        if self.single_blocks and (self.lora_rank or self.distil_guidance or self.own_guidance):
+            raise ValueError("single_blocks is for plain training of whole weights: deepen first, then distil or adapt")
         if self.distil_guidance is not None and self.autoencoder is not None:
             message = "a teacher answers in its own latents: train with the new autoencoder first, then distil"
             raise ValueError(message)
@@ -264,6 +268,9 @@ class AdversarialRecipe(FlowRecipe):
 
     discriminator_width: int = Field(default=128, ge=1)
     """Channels of the discriminator's heads."""
+
+    patch_width: int = Field(default=0, ge=0)
+    """Channels of a second discriminator, which learns from the pixels alone: of textures; 0 is none."""
 
     discriminator_updates: int = Field(default=3, ge=1)
     """Updates of the discriminator a step, each on the step's pictures under another augmentation."""

@@ -1,7 +1,10 @@
-"""A discriminator that looks through a frozen image network at four scales, and reads what was asked for.
+"""A discriminator that looks through a frozen image network at all its scales, and reads what was asked for.
 
     maps -> fixed random 1x1 mixing -> fixed random mixing from coarse to fine -> a small head a scale
     answer = w . h + <h, p(c)> / sqrt(width),    h the head's features of a place, c the condition
+
+What the frozen network was not taught to see, strokes and weaves of a few pixels, a flow can draw without being told
+apart: `patches`, a discriminator that learns from the pixels themselves, sees that, and answers beside the heads.
 
 Sources: Sauer et al. 2021, arXiv 2111.01007 (projected GANs: frozen features, random mixing, a head a scale);
 Miyato & Koyama 2018, arXiv 1802.05637 (projection of the condition); Zhao et al. 2020, arXiv 2006.10738
@@ -23,9 +26,17 @@ Eye = Callable[[Tensor], list[Tensor]]
 class FeatureDiscriminator(nn.Module):
     """Pixels (B, 3, H, W) in [0, 1] and conditions (B, C) to answers (B, places of all scales): above 0 is real."""
 
-    def __init__(self, eye: Eye, channels: Sequence[int], *, condition: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        eye: Eye,
+        channels: Sequence[int],
+        *,
+        condition: int,
+        width: int = 64,
+        patches: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self._eye = eye
+        self._eye, self.patches = eye, patches
         self.across = nn.ModuleList([nn.Conv2d(count, width, 1) for count in channels])
         self.down = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in channels])
         for module in (self.across, self.down):
@@ -45,6 +56,8 @@ class FeatureDiscriminator(nn.Module):
                 own = (own + F.interpolate(mixed[0], size=own.shape[2:], mode="bilinear")) / math.sqrt(2)
             mixed.insert(0, down(own))
         answers = [head(one, condition).flatten(1) for head, one in zip(self.heads, mixed, strict=True)]
+        if self.patches is not None:
+            answers.append(self.patches(pixels * 2 - 1).flatten(1))
         return torch.cat(answers, 1)
 
 
@@ -99,11 +112,11 @@ def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
     height, width = pixels.shape[2:]
     reach = max(1, height // 8)
     padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
-    tops, lefts = torch.randint(2 * reach + 1, (2, len(pixels)), generator=generator).tolist()
-    windows = [
-        one[:, top : top + height, left : left + width] for one, top, left in zip(padded, tops, lefts, strict=True)
-    ]
-    return torch.stack(windows)
+    starts = torch.randint(2 * reach + 1, (2, len(pixels), 1), generator=generator)
+    rows, columns = (starts[axis] + torch.arange(side) for axis, side in enumerate((height, width)))
+    rows, columns = rows.to(pixels.device), columns.to(pixels.device)
+    chosen = padded.gather(2, rows[:, None, :, None].expand(-1, padded.shape[1], -1, padded.shape[3]))
+    return chosen.gather(3, columns[:, None, None, :].expand(-1, padded.shape[1], height, -1))
 
 
 def _with_hole(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,8 +6,8 @@ With a teacher (the model before, frozen) guidance is distilled into the guidanc
 
     loss = E || v(x, sigma, text; g) - [v0(x, sigma, "") + g (v0(x, sigma, text) - v0(x, sigma, ""))] ||^2
 
-with g uniform over `distil_guidance`. With a weaker model w beside the teacher, half of the guidance leads away from
-its answers (Karras et al. 2024, arXiv 2406.02507):
+with g uniform over `distil_guidance`, and 1 in the target at noise levels above `guided_below`. With a weaker model w
+beside the teacher, half of the guidance leads away from its answers (Karras et al. 2024, arXiv 2406.02507):
 
     target = v0(text) + (g - 1) / 2 [(v0(text) - v0("")) + (v0(text) - w(text))]
 
@@ -77,6 +77,7 @@ class FlowSftTrainer:
         teacher: FlowBackbone | None = None,
         weaker: FlowBackbone | None = None,
         distil_guidance: tuple[float, float] = (1.0, 6.0),
+        guided_below: float = 1.0,
         own_guidance: OwnGuidance | None = None,
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
         tokenize: Callable[[Sequence[str]], Any] | None = None,
@@ -87,7 +88,7 @@ class FlowSftTrainer:
         self.short_reader, self.alignment = short_reader, alignment
         self.caption_dropout, self.preview_prompts = caption_dropout, preview_prompts
         self.teacher, self.weaker, self.distil_guidance, self.elaborate = teacher, weaker, distil_guidance, elaborate
-        self.own_guidance, self.tokenize = own_guidance, tokenize
+        self.own_guidance, self.guided_below, self.tokenize = own_guidance, guided_below, tokenize
         self.module = nn.ModuleDict({"flow": backbone.module, "texts": texts})
         texts.requires_grad_(text_learning_rate > 0).eval()
         self.learning_rates = {"flow": learning_rate}
@@ -162,9 +163,10 @@ class FlowSftTrainer:
                 low, high = self.distil_guidance
                 draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index)).to(self.device)
                 guidance = low + (high - low) * draw
+                felt = torch.where(batch.sigma <= self.guided_below, guidance, 1.0)
                 with torch.no_grad():
                     captions = batch.captions if batch.taught is None else batch.taught
-                    teach = guided_velocity(self.teacher, captions, scale=guidance, size=self.size, weaker=self.weaker)
+                    teach = guided_velocity(self.teacher, captions, scale=felt, size=self.size, weaker=self.weaker)
                     target = teach(batch.x, batch.sigma)
             condition = reader.encode(batch.captions)
             v = self.backbone.velocity(batch.x, batch.sigma, condition, guidance=guidance, size=self.size)

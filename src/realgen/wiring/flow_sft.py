@@ -24,10 +24,13 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
     from torch import nn
 
     from realgen.train.flow_sft import FlowSftTrainer
+    from realgen.train.growth import deepen
     from realgen.train.own_guidance import OwnGuidance
     from realgen.train.scaffold import open_measured
 
     pipeline = flow.open_flux(recipe, recipe.model)
+    if recipe.single_blocks is not None:
+        deepen(pipeline.transformer, recipe.single_blocks)
     if recipe.autoencoder is not None:
         other = open_measured(recipe.autoencoder, read_split(recipe, "train"), device=pipeline.device)
         _check_fits(other, pipeline.vae, recipe.autoencoder)
@@ -66,6 +69,7 @@ def build_trainer(recipe: FlowSftRecipe, folder: Path) -> "FlowSftTrainer":
         weaker=flow.reader(load_flux(recipe.weaker, recipe.machine), recipe) if recipe.weaker else None,
         elaborate=flow.elaborate(recipe, backbone),
         distil_guidance=recipe.distil_guidance or (1.0, 6.0),
+        guided_below=recipe.guided_below,
         own_guidance=own_guidance,
         tokenize=backbone.tokenize if recipe.machine.loaders and not recipe.short_text_tokens else None,
         loaders=recipe.machine.loaders,
