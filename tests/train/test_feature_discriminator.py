@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from realgen.train.discriminator import PatchDiscriminator, discriminator_loss
+from realgen.train.discriminator import discriminator_loss
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves, summary
 
 
@@ -13,9 +13,9 @@ def eye(pixels):
     return [F.avg_pool2d(pixels, stride) for stride in (4, 8, 16, 32)]
 
 
-def discriminator_of(condition=5, width=8, patches=None):
+def discriminator_of(condition=5, width=8):
     torch.manual_seed(0)
-    return FeatureDiscriminator(eye, [3, 3, 3, 3], condition=condition, width=width, patches=patches)
+    return FeatureDiscriminator(eye, [3, 3, 3, 3], condition=condition, width=width)
 
 
 def chance(seed=0):
@@ -73,24 +73,6 @@ def test_it_learns_which_pictures_fit_their_condition():
         losses.append(loss.item())
     assert losses[0] > 1.7
     assert sum(losses[-10:]) / 10 < 1.2
-
-
-def test_patches_answer_beside_the_heads_and_see_what_the_eye_does_not():
-    """The eye's finest map is a mean over 4x4 pixels: a pattern that sums to zero there is nothing to it."""
-    alone = discriminator_of()
-    both = discriminator_of(patches=PatchDiscriminator(width=4)).eval()
-    both.load_state_dict(alone.state_dict(), strict=False)
-    smooth, condition = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 5)
-    woven = smooth.clone()
-    woven[..., ::2] += 0.2
-    woven[..., 1::2] -= 0.2
-    count = alone(smooth, condition).shape[1]
-    answers = [both(pixels, condition) for pixels in (smooth, woven)]
-    assert answers[0].shape == (1, count + 8 * 8)
-    torch.testing.assert_close(answers[0][:, :count], answers[1][:, :count], atol=1e-5, rtol=0)
-    assert (answers[0][:, count:] - answers[1][:, count:]).abs().max() > 1e-3
-    both(woven, condition).sum().backward()
-    assert all(one.grad is not None for one in both.patches.parameters())
 
 
 def test_a_text_is_read_as_two_normalised_halves():

@@ -17,7 +17,7 @@ def recipe_of(model, data, eye, *overrides):
 
 
 def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, eye, tmp_path):
-    large = ["size=[128, 128]", "lattice_weight=1", "patch_width=4"]
+    large = ["size=[128, 128]", "lattice_weight=1"]
     recipe = recipe_of(random_flux, data, eye, "evaluate_every=2", "export_dtype=float32", "snapshots=[]", *large)
     logged = list(training.train(recipe, tmp_path / "run", resume=False))
     assert [step for step, _ in logged] == [3]

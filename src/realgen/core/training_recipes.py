@@ -269,9 +269,6 @@ class AdversarialRecipe(FlowRecipe):
     discriminator_width: int = Field(default=128, ge=1)
     """Channels of the discriminator's heads."""
 
-    patch_width: int = Field(default=0, ge=0)
-    """Channels of a second discriminator, which learns from the pixels alone: of textures; 0 is none."""
-
     discriminator_updates: int = Field(default=3, ge=1)
     """Updates of the discriminator a step, each on the step's pictures under another augmentation."""
 

@@ -3,9 +3,6 @@
     maps -> fixed random 1x1 mixing -> fixed random mixing from coarse to fine -> a small head a scale
     answer = w . h + <h, p(c)> / sqrt(width),    h the head's features of a place, c the condition
 
-What the frozen network was not taught to see, strokes and weaves of a few pixels, a flow can draw without being told
-apart: `patches`, a discriminator that learns from the pixels themselves, sees that, and answers beside the heads.
-
 Sources: Sauer et al. 2021, arXiv 2111.01007 (projected GANs: frozen features, random mixing, a head a scale);
 Miyato & Koyama 2018, arXiv 1802.05637 (projection of the condition); Zhao et al. 2020, arXiv 2006.10738
 (differentiable augmentation). Knows neither generator nor photographs.
@@ -26,17 +23,9 @@ Eye = Callable[[Tensor], list[Tensor]]
 class FeatureDiscriminator(nn.Module):
     """Pixels (B, 3, H, W) in [0, 1] and conditions (B, C) to answers (B, places of all scales): above 0 is real."""
 
-    def __init__(
-        self,
-        eye: Eye,
-        channels: Sequence[int],
-        *,
-        condition: int,
-        width: int = 64,
-        patches: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, eye: Eye, channels: Sequence[int], *, condition: int, width: int = 64) -> None:
         super().__init__()
-        self._eye, self.patches = eye, patches
+        self._eye = eye
         self.across = nn.ModuleList([nn.Conv2d(count, width, 1) for count in channels])
         self.down = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in channels])
         for module in (self.across, self.down):
@@ -56,8 +45,6 @@ class FeatureDiscriminator(nn.Module):
                 own = (own + F.interpolate(mixed[0], size=own.shape[2:], mode="bilinear")) / math.sqrt(2)
             mixed.insert(0, down(own))
         answers = [head(one, condition).flatten(1) for head, one in zip(self.heads, mixed, strict=True)]
-        if self.patches is not None:
-            answers.append(self.patches(pixels * 2 - 1).flatten(1))
         return torch.cat(answers, 1)
 
 

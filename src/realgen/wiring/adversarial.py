@@ -21,7 +21,6 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     import torch
 
     from realgen.train.adversarial import AdversarialTrainer
-    from realgen.train.discriminator import PatchDiscriminator
     from realgen.train.efficientnet_lite import open_efficientnet_lite
     from realgen.train.feature_discriminator import FeatureDiscriminator, level_waves, summary
 
@@ -33,13 +32,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     condition = pipeline.transformer.config.joint_attention_dim + pipeline.transformer.config.pooled_projection_dim
     condition += level_waves(torch.ones(1)).shape[1]
     torch.manual_seed(recipe.seed)
-    discriminator = FeatureDiscriminator(
-        eye,
-        eye.channels,
-        condition=condition,
-        width=recipe.discriminator_width,
-        patches=PatchDiscriminator(width=recipe.patch_width) if recipe.patch_width else None,
-    )
+    discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=recipe.discriminator_width)
     return AdversarialTrainer(
         backbone,
         before,
