@@ -300,7 +300,7 @@ def test_a_distilled_flow_may_lead_away_from_a_weaker_model_and_read_longer_text
     assert trainer.step(0)["loss"] > 0
 
 
-@pytest.mark.parametrize("lesson", ["weaker=somewhere", "elaborations=[prompts.txt]"])
+@pytest.mark.parametrize("lesson", ["weaker=somewhere", "teacher=somewhere"])
 def test_what_is_for_a_pupil_needs_a_teacher(lesson):
     with pytest.raises(ConfigError, match="distil_guidance"):
         config.load("flow-tiny", overrides=["data=photos", lesson])

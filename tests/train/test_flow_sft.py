@@ -273,6 +273,22 @@ def test_what_is_made_longer_is_read_by_who_learns_and_not_by_the_teacher(random
     assert sorted(read["learner"]) == sorted(f"{text} 7" for text in read["teacher"] if text)
 
 
+def test_captions_are_made_longer_without_a_teacher_too(random_flux, data):
+    backbone, read = backbone_of(random_flux), []
+    plain = backbone.encode
+    backbone.encode = lambda texts: (read.extend(texts), plain(texts))[1]
+    trainer = trainer_of(
+        random_flux,
+        data,
+        backbone=backbone,
+        caption_dropout=0.0,
+        elaborate=lambda captions, index: [f"{caption} {index}" for caption in captions],
+    )
+    trainer.step(7)
+    assert read
+    assert all(text.endswith(" 7") for text in read)
+
+
 @pytest.mark.parametrize("distils", [False, True])
 def test_tokens_made_ahead_teach_what_their_texts_do(random_flux, data, distils):
     found = []
