@@ -3,8 +3,10 @@
 import io
 import json
 import socket
+import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -132,7 +134,7 @@ def running(scorers, *, batch=4, max_queue=64, wait=0.005, port=0, grace=5.0, bu
         server.should_exit = True
         batcher.stop()
         thread.join(30)
-        assert not thread.is_alive()
+        assert not thread.is_alive(), "".join(traceback.format_stack(sys._current_frames()[thread.ident]))
 
 
 def wait_for(condition, seconds=10):

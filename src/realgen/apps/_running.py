@@ -87,7 +87,8 @@ class Server(uvicorn.Server):
             self._was_ready = True
             self._on_ready()
         is_drained = self._until is not None and (self._batcher.depth == 0 or time.monotonic() > self._until)
-        self.should_exit |= is_drained or not self._batcher.is_alive
+        if is_drained or not self._batcher.is_alive:  # never set to False: a signal may have come in between
+            self.should_exit = True
         return await super().on_tick(counter)
 
 
