@@ -15,9 +15,8 @@ WEIGHTS = Path(__file__).parents[1] / "src/realgen/weights/tiny/generator"
 
 
 def pytest_sessionfinish():
-    with suppress(
-        AssertionError
-    ):  # a server that is late ends with the process; that servers stop has tests of its own
+    # a late server ends with the process; that servers stop has tests of its own
+    with suppress(AssertionError):
         lasting.close()
 
 
