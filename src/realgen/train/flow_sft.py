@@ -34,7 +34,7 @@ from realgen.train.ahead import Ahead
 from realgen.train.drawn import finished
 from realgen.train.flow_data import Batch, FlowData
 from realgen.train.optimizers import MuonAdamW
-from realgen.train.own_guidance import OwnGuidance
+from realgen.train.own_guidance import OwnGuidance, guidance_felt
 from realgen.train.precision import computing_in
 from realgen.train.representation import RepresentationAlignment
 from realgen.train.run import Ema, warmup_cosine
@@ -163,7 +163,7 @@ class FlowSftTrainer:
                 low, high = self.distil_guidance
                 draw = torch.rand(len(batch.x), generator=torch.Generator().manual_seed(index)).to(self.device)
                 guidance = low + (high - low) * draw
-                felt = torch.where(batch.sigma <= self.guided_below, guidance, 1.0)
+                felt = guidance_felt(guidance, batch.sigma, below=self.guided_below)
                 with torch.no_grad():
                     captions = batch.captions if batch.taught is None else batch.taught
                     teach = guided_velocity(self.teacher, captions, scale=felt, size=self.size, weaker=self.weaker)

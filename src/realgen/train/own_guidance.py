@@ -60,7 +60,7 @@ class OwnGuidance:
         known = torch.tensor([self._teaches(source) for source in batch.sources])
         taught = known.to(device) & (batch.sigma >= self.least_sigma)
         guidance = torch.where(plain & taught, 1.0, guidance.to(device))
-        felt = torch.where(batch.sigma <= self.guided_below, guidance, 1.0)
+        felt = guidance_felt(guidance, batch.sigma, below=self.guided_below)
         text, nothing = flow.encode(batch.captions), flow.encode([""] * count)
         with_text, without = (
             flow.velocity(batch.x, batch.sigma, condition, guidance=1.0, size=size).float()
@@ -77,3 +77,8 @@ class OwnGuidance:
 
     def _teaches(self, source: str) -> bool:
         return source in self.sources if self.sources else source != REWORDED
+
+
+def guidance_felt(guidance: Tensor, sigma: Tensor, *, below: float) -> Tensor:
+    """What a flow answers by that is told `guidance` (B,) at levels `sigma` (B,): 1 above the level `below`."""
+    return torch.where(sigma <= below, guidance, 1.0)
