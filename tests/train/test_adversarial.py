@@ -14,6 +14,7 @@ from realgen.generators.flux import FluxBackbone
 from realgen.train.adversarial import AdversarialTrainer, low
 from realgen.train.feature_discriminator import FeatureDiscriminator, summary
 from realgen.train.flow_data import FlowData
+from realgen.train.half_drawn import OwnTrajectories
 from train.test_flow_sft import photographs
 
 SIZE = (32, 32)
@@ -30,13 +31,26 @@ def backbone_of(folder, *, trains):
     return FluxBackbone(pipeline, max_text_tokens=32)
 
 
-def trainer_of(folder, side=32, **options):
+def trajectories_of(backbone, encode, *, side=32, batch=4, period=3, steps=(3, 4), guidance=(1.0, 4.0), texts=None):
+    def captions(number, count):
+        return [("a rose", "a cat", "a red rose in the rain")[(number + place) % 3] for place in range(count)]
+
+    knobs = {"batch": batch, "period": period, "steps": steps, "guidance": guidance, "size": (side, side), "seed": 0}
+    return OwnTrajectories(backbone, encode, texts or captions, **knobs)
+
+
+def trainer_of(folder, side=32, trajectory_steps=(3, 4), **options):
     backbone, before = backbone_of(folder, trains=True), backbone_of(folder, trains=False)
     data = FlowData(photographs(), before.latents, size=side, category_weights={}, seed=3)
+
+    def encode(texts):
+        return before.encode(before.tokenize(texts))
+
     condition = before.encode(["a"])
     width = condition.embeds.shape[2] + condition.pooled.shape[1] + 8
     torch.manual_seed(0)
     knobs = {
+        "trajectories": trajectories_of(backbone, encode, side=side, steps=trajectory_steps),
         "steps": 12,
         "batch": 4,
         "learning_rate": 1e-3,
@@ -47,9 +61,6 @@ def trainer_of(folder, side=32, **options):
         "anchor_weight": 1.0,
         "lattice_weight": 0.0,
         "trained_share": 1.0,
-        "period": 3,
-        "trajectory_steps": (3, 4),
-        "guidance": (1.0, 4.0),
         "ema_decay": 0.5,
         "size": (side, side),
         "seed": 0,
@@ -61,7 +72,7 @@ def trainer_of(folder, side=32, **options):
         before,
         lambda latents: before.pipeline.vae.decode(before.decoder_input(latents, (side, side))).sample / 2 + 0.5,
         FeatureDiscriminator(eye, [3, 3, 3, 3], condition=width, width=8),
-        lambda texts: before.encode(before.tokenize(texts)),
+        encode,
         lambda condition: summary(condition.embeds, condition.pooled),
         data,
         backbone.pipeline.save_pretrained,
@@ -207,8 +218,8 @@ def test_the_state_survives_a_file(random_flux, tmp_path):
     torch.save(trainer.state_dict(), tmp_path / "state.pt")
     fresh = trainer_of(random_flux)
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert fresh._drawn.texts == trainer._drawn.texts
-    assert torch.equal(fresh._drawn.x, trainer._drawn.x)
+    assert fresh.trajectories.drawn.texts == trainer.trajectories.drawn.texts
+    assert torch.equal(fresh.trajectories.drawn.x, trainer.trajectories.drawn.x)
 
 
 def test_previews_and_export_are_the_averages(random_flux, tmp_path):
@@ -240,19 +251,19 @@ def test_what_is_exported_may_lie_on_the_way(random_flux, tmp_path):
     assert torch.equal(trainer.ema.shadow[name], average)
 
 
-def test_captions_are_made_longer_for_both_sides(random_flux):
+def test_captions_of_photographs_are_made_longer(random_flux):
     asked = []
 
     def elaborate(captions, index):
         asked.append((index, len(captions)))
         return [f"{caption}, soft light" for caption in captions]
 
-    trainer = trainer_of(random_flux, elaborate=elaborate, trajectory_steps=(4,))
+    trainer = trainer_of(random_flux, elaborate=elaborate)
     read, encode = [], trainer.encode
-    trainer.encode = lambda texts: read.extend(texts) or encode(texts)
+    trainer.encode = lambda texts: read.append(list(texts)) or encode(texts)
     trainer.step(0)
-    assert asked == [(0, 3), (1, 4)]
-    assert all(text.endswith(", soft light") for text in read)
+    assert asked == [(1, 4)]
+    assert [all(text.endswith(", soft light") for text in texts) for texts in read] == [False, True]
 
 
 def test_the_flow_leaves_the_lattice_of_its_tokens(random_flux):

@@ -8,7 +8,7 @@ from conftest import FLOAT32
 from realgen.formulas.flow import trajectory
 from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import FluxBackbone
-from realgen.train.half_drawn import half_draw
+from realgen.train.half_drawn import OwnTrajectories, half_draw
 
 SIZE = (32, 32)
 TEXTS = ["a rose", "a red rose in the rain", "a cat"]
@@ -74,3 +74,20 @@ def test_some_of_them(backbone):
     assert some.texts == [drawn.texts[7], drawn.texts[0]]
     for name in ("x", "sigma", "guidance"):
         assert torch.equal(getattr(some, name), getattr(drawn, name)[[7, 0]])
+
+
+def test_own_trajectories_ask_for_as_many_texts_as_a_period_needs(backbone):
+    asked = []
+
+    def texts(number, count):
+        asked.append((number, count))
+        return ["a cat"] * count
+
+    knobs = {"batch": 4, "period": 3, "steps": (5,), "guidance": (2.0, 3.0), "size": SIZE, "seed": 0}
+    own = OwnTrajectories(backbone, backbone.encode, texts, **knobs)
+    first = [own.at(index) for index in range(4)]
+    assert asked == [(0, 3), (1, 3)]
+    assert all(len(one.x) == 4 for one in first)
+    assert all(2 <= one.guidance.min() <= one.guidance.max() <= 3 for one in first)
+    again = OwnTrajectories(backbone, backbone.encode, texts, **knobs)
+    assert torch.equal(again.at(2).x, first[2].x)

@@ -11,6 +11,7 @@ from realgen.core.training_recipes import (
     ClassifierRecipe,
     DecoderRecipe,
     DetectorRecipe,
+    ExpertsRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
     UnseenWordsRecipe,
@@ -47,6 +48,7 @@ Recipe = (
     | TextDistillationRecipe
     | FlowSftRecipe
     | AdversarialRecipe
+    | ExpertsRecipe
     | ClassifierRecipe
     | DetectorRecipe
     | FlowGrpoRecipe

@@ -246,13 +246,8 @@ class FlowSftRecipe(FlowRecipe):
         return self
 
 
-class AdversarialRecipe(FlowRecipe):
-    """Adversarial post-training: what a flow makes of its own half-drawn pictures has to look like a photograph."""
-
-    kind: Literal["adversarial"]
-
-    eye: Path
-    """Weights of an EfficientNet-Lite, through which the discriminator looks too."""
+class TrajectoryRecipe(FlowRecipe):
+    """Training of a FLUX.1's flow on its own half-drawn pictures."""
 
     period: int = Field(default=32, ge=1)
     """Steps that learn from the same trajectories."""
@@ -262,6 +257,27 @@ class AdversarialRecipe(FlowRecipe):
 
     guidance: tuple[float, float] = (2.0, 5.0)
     """Range of the guidance that trajectories are drawn with."""
+
+
+class ExpertsRecipe(TrajectoryRecipe):
+    """Distillation of two experts into one: the model as it stands at high noise levels, another at low ones."""
+
+    kind: Literal["experts"]
+
+    late: str
+    """The FLUX.1 folder or hub id that teaches at low noise levels, with the autoencoder and texts of `model`."""
+
+    boundary: float = Field(default=0.78, gt=0, lt=1)
+    """Noise level above which the model as it stands teaches."""
+
+
+class AdversarialRecipe(TrajectoryRecipe):
+    """Adversarial post-training: what a flow makes of its own half-drawn pictures has to look like a photograph."""
+
+    kind: Literal["adversarial"]
+
+    eye: Path
+    """Weights of an EfficientNet-Lite, through which the discriminator looks too."""
 
     discriminator_learning_rate: float = Field(default=4e-4, gt=0)
     """The discriminator's learning rate."""

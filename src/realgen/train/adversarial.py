@@ -20,7 +20,6 @@ discriminator.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,14 @@ from torch.nn import functional as F
 
 from realgen.core.errors import ConfigError
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.formulas.pixels import to_images
 from realgen.train.discriminator import decoder_loss, discriminator_loss
-from realgen.train.drawn import finished
+from realgen.train.drawn import previewed
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_data import FlowData
-from realgen.train.half_drawn import HalfDrawn, half_draw
+from realgen.train.half_drawn import HalfDrawn, OwnTrajectories, chance
 from realgen.train.lattice import LEAST_SQUARES, lattice
 from realgen.train.precision import computing_in
 from realgen.train.run import Ema, warmup_cosine
-
-PREVIEW_STEPS = 8
 
 
 class AdversarialTrainer:
@@ -50,7 +46,8 @@ class AdversarialTrainer:
 
     `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
     earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1];
-    `elaborate` makes some captions longer.
+    `elaborate` makes some captions of photographs longer, as those of
+    the trajectories are: it is not by length that they differ.
     """
 
     dtype = torch.bfloat16
@@ -67,6 +64,7 @@ class AdversarialTrainer:
         data: FlowData,
         save: Callable[[Path], None],
         *,
+        trajectories: OwnTrajectories,
         steps: int,
         batch: int,
         learning_rate: float,
@@ -77,9 +75,6 @@ class AdversarialTrainer:
         anchor_weight: float,
         lattice_weight: float,
         trained_share: float,
-        period: int,
-        trajectory_steps: Sequence[int],
-        guidance: tuple[float, float],
         ema_decay: float,
         size: Size,
         seed: int,
@@ -93,14 +88,13 @@ class AdversarialTrainer:
         self.discriminator_updates = discriminator_updates
         self.lateness, self.trained_share = lateness, trained_share
         self.anchor_weight, self.lattice_weight = anchor_weight, lattice_weight
-        self.period, self.trajectory_steps, self.guidance = period, trajectory_steps, guidance
+        self.trajectories = trajectories
         self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
         self.module = backbone.module
         self.device = next(self.module.parameters()).device
         self.optimizer = _adam(self.module, learning_rate)
         self.discriminator_optimizer = _adam(discriminator, discriminator_learning_rate)
         self.ema = Ema(self.module, ema_decay)
-        self._drawn: HalfDrawn | None = None
         self._squares = _side(backbone.noise([0], size))
         if lattice_weight and self._squares < LEAST_SQUARES:
             message = f"lattice_weight: a picture of {size[0]} pixels has {self._squares} tokens a side"
@@ -113,7 +107,7 @@ class AdversarialTrainer:
         answer = self._answer(self.backbone, taken, condition)
         fake = self._pixels(answer)
         asked = torch.cat([self.read(condition), level_waves(taken.sigma)], 1)
-        generator = self._chance(2, index)
+        generator = chance(self.seed, 2, index)
         metrics = self._discriminate(fake.detach(), asked, taken.sigma, index, generator)
         if index < self.warmup:
             return metrics
@@ -156,36 +150,16 @@ class AdversarialTrainer:
         return metrics
 
     def _taken(self, index: int) -> HalfDrawn:
-        """The half-drawn pictures of a step; trajectories are drawn where a period begins."""
-        number, place = divmod(index, self.period)
-        if self._drawn is None or place == 0:
-            self._drawn = self._draw(number)
-        return self._drawn.at(range(place * self.batch, (place + 1) * self.batch))
-
-    def _draw(self, number: int) -> HalfDrawn:
-        """The trajectories of a period, in the order in which they are learned from."""
-        self.module.eval()
-        generator = self._chance(0, number)
-        steps = self.trajectory_steps[int(torch.randint(len(self.trajectory_steps), (1,), generator=generator))]
-        count = -(-self.period * self.batch // steps)
-        texts = self._longer(self.data.batch(2 * number, count=count, caption_dropout=0.0).captions, 2 * number)
-        least, most = self.guidance
-        guidance = least + (most - least) * torch.rand(count, generator=generator)
-        with computing_in(self.dtype, self.device):
-            drawn: HalfDrawn = half_draw(
-                self.backbone, self.encode, texts, steps=steps, size=self.size, guidance=guidance, generator=generator
-            )
-        return drawn.at(torch.randperm(len(drawn.x), generator=self._chance(1, number)).tolist())
+        """The half-drawn pictures of a step."""
+        with torch.no_grad(), computing_in(self.dtype, self.device):
+            return self.trajectories.at(index)
 
     def _photographs(self, index: int) -> tuple[Tensor, list[str]]:
         """As the decoder shows them, with captions."""
         batch = self.data.batch(2 * index + 1, count=self.batch, caption_dropout=0.0).to(self.device)
+        captions = batch.captions if self.elaborate is None else self.elaborate(batch.captions, 2 * index + 1)
         with torch.no_grad():
-            return self._pixels(batch.clean), self._longer(batch.captions, 2 * index + 1)
-
-    def _longer(self, captions: list[str], index: int) -> list[str]:
-        """Some of them with clauses that photographs and pictures do not differ by."""
-        return captions if self.elaborate is None else self.elaborate(captions, index)
+            return self._pixels(batch.clean), captions
 
     def _answer(self, flow: FlowBackbone, drawn: HalfDrawn, condition: Any) -> Tensor:
         flow.module.train(flow is self.backbone)
@@ -210,10 +184,6 @@ class AdversarialTrainer:
         """Of both learning rates: they stay up for half of the steps."""
         return warmup_cosine(index, steps=self.steps, warmup=min(20, self.steps // 10), hold=0.5, floor=0.05)
 
-    def _chance(self, what: int, number: int) -> torch.Generator:
-        """Chance of its own for each thing that is drawn and each time."""
-        return torch.Generator().manual_seed((self.seed * 4 + what) * 64_000_192 + number)
-
     def evaluate(self) -> Mapping[str, float]:
         """Nothing: no loss of this training says how good the pictures are, the previews do."""
         return {}
@@ -221,13 +191,8 @@ class AdversarialTrainer:
     @torch.no_grad()
     def preview(self) -> list[Image.Image]:
         """Pictures of the preview prompts by what would be exported, at guidance 3, seeds from 0."""
-        self.module.eval()
         with self._served.applied(self.module), computing_in(self.dtype, self.device):
-            condition = self.encode(self.preview_prompts)
-            velocity = partial(self.backbone.velocity, condition=condition, guidance=3.0, size=self.size)
-            x = self.backbone.noise(range(len(self.preview_prompts)), self.size)
-            x = finished(velocity, x, self.backbone.sigmas(PREVIEW_STEPS, self.size))
-            return to_images(self.backbone.decode(x, self.size))
+            return previewed(self.backbone, self.encode, self.preview_prompts, size=self.size)
 
     def export(self, folder: Path) -> None:
         """Write the weights between those before and the average, in the format of the model."""
@@ -249,14 +214,14 @@ class AdversarialTrainer:
             "optimizer": self.optimizer.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "ema": self.ema.state_dict(),
-            "drawn": None if self._drawn is None else self._drawn._asdict(),
+            "drawn": self.trajectories.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         for name in ("module", "discriminator", "optimizer", "discriminator_optimizer", "ema"):
             getattr(self, name).load_state_dict(state[name])
-        self._drawn = None if state["drawn"] is None else HalfDrawn(**state["drawn"])
+        self.trajectories.load_state_dict(state["drawn"])
 
 
 def low(latents: Tensor) -> Tensor:

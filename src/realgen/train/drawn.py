@@ -1,13 +1,15 @@
-"""Pictures that a flow draws, with the latents that they were decoded from: what a decoder learns from.
+"""Pictures that a flow draws, with the latents that they were decoded from: what a decoder learns from; and previews.
 
 Knows no particular model.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from realgen.core.protocols import FlowBackbone, Size
@@ -15,6 +17,8 @@ from realgen.formulas.flow import Velocity, trajectory
 from realgen.formulas.pixels import to_images
 from realgen.train.fakes import asked
 from realgen.train.photographs import Photograph
+
+PREVIEW_STEPS = 8
 
 
 def draw(
@@ -47,6 +51,17 @@ def finished(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Tensor:
     for step in trajectory(velocity, x, sigmas):
         x = step.x
     return x
+
+
+def previewed(
+    backbone: FlowBackbone, encode: Callable[[Sequence[str]], Any], prompts: Sequence[str], *, size: Size
+) -> list[Image.Image]:
+    """A picture of each prompt in eight steps at guidance 3, seeds from 0."""
+    backbone.module.eval()
+    with torch.no_grad():
+        velocity = partial(backbone.velocity, condition=encode(prompts), guidance=3.0, size=size)
+        x = finished(velocity, backbone.noise(range(len(prompts)), size), backbone.sigmas(PREVIEW_STEPS, size))
+        return to_images(backbone.decode(x, size))
 
 
 def decoded(

@@ -3,7 +3,7 @@
 Knows no particular model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,3 +61,63 @@ def half_draw(
             found.append(HalfDrawn(state, sigma.expand(len(some)), scale, some))
     x, sigma, scales = (torch.cat([getattr(one, name) for one in found]) for name in ("x", "sigma", "guidance"))
     return HalfDrawn(x, sigma, scales, [text for one in found for text in one.texts])
+
+
+class OwnTrajectories:
+    """Half-drawn pictures of a flow as it stands, a batch a step, drawn anew where a period of `period` steps begins.
+
+    Each trajectory has its text, its guidance, uniform over `guidance`, and one of the numbers of steps in `steps`;
+    `texts(number, count)` are the texts of draw `number`. All follows from `seed`, the step and the flow's weights.
+    """
+
+    def __init__(
+        self,
+        backbone: FlowBackbone,
+        encode: Callable[[Sequence[str]], Any],
+        texts: Callable[[int, int], Sequence[str]],
+        *,
+        batch: int,
+        period: int,
+        steps: Sequence[int],
+        guidance: tuple[float, float],
+        size: Size,
+        seed: int,
+    ) -> None:
+        self.backbone, self.encode, self.texts = backbone, encode, texts
+        self.batch, self.period, self.steps = batch, period, steps
+        self.guidance, self.size, self.seed = guidance, size, seed
+        self.drawn: HalfDrawn | None = None
+
+    def at(self, index: int) -> HalfDrawn:
+        """The half-drawn pictures (`batch`) that step `index` learns from."""
+        number, place = divmod(index, self.period)
+        if self.drawn is None or place == 0:
+            self.drawn = self._draw(number)
+        return self.drawn.at(range(place * self.batch, (place + 1) * self.batch))
+
+    def _draw(self, number: int) -> HalfDrawn:
+        """The states of a period, in the order in which they are learned from."""
+        self.backbone.module.eval()
+        generator = chance(self.seed, 0, number)
+        steps = self.steps[int(torch.randint(len(self.steps), (1,), generator=generator))]
+        count = -(-self.period * self.batch // steps)
+        texts = self.texts(number, count)
+        least, most = self.guidance
+        guidance = least + (most - least) * torch.rand(count, generator=generator)
+        drawn: HalfDrawn = half_draw(
+            self.backbone, self.encode, texts, steps=steps, size=self.size, guidance=guidance, generator=generator
+        )
+        return drawn.at(torch.randperm(len(drawn.x), generator=chance(self.seed, 1, number)).tolist())
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What is being learned from."""
+        return None if self.drawn is None else self.drawn._asdict()
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from `state`."""
+        self.drawn = None if state is None else HalfDrawn(**state)
+
+
+def chance(seed: int, what: int, number: int) -> torch.Generator:
+    """Chance of its own for each thing (0 to 3) that is drawn and each time."""
+    return torch.Generator().manual_seed((seed * 4 + what) * 64_000_192 + number)

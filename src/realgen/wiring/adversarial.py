@@ -33,15 +33,17 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     condition += level_waves(torch.ones(1)).shape[1]
     torch.manual_seed(recipe.seed)
     discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=recipe.discriminator_width)
+    encode, longer = flow.encoder(before), flow.elaborate(recipe, backbone)
     return AdversarialTrainer(
         backbone,
         before,
         _decode(before, recipe),
         discriminator.to(pipeline.device),
-        lambda texts: before.encode(before.tokenize(texts)),
+        encode,
         lambda condition: summary(condition.embeds, condition.pooled),
         data,
         flow.saver(pipeline, recipe),
+        trajectories=flow.own_trajectories(recipe, backbone, encode, data, longer),
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
@@ -52,14 +54,11 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         anchor_weight=recipe.anchor_weight,
         lattice_weight=recipe.lattice_weight,
         trained_share=recipe.trained_share,
-        period=recipe.period,
-        trajectory_steps=recipe.trajectory_steps,
-        guidance=recipe.guidance,
         ema_decay=recipe.ema_decay,
         size=recipe.size,
         seed=recipe.seed,
         preview_prompts=recipe.preview_prompts,
-        elaborate=flow.elaborate(recipe, backbone),
+        elaborate=longer,
     )
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realgen.core.training_recipes import FlowRecipe
+from realgen.core.training_recipes import FlowRecipe, TrajectoryRecipe
 from realgen.wiring.materials import load_flux, read_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     import torch
     from diffusers import FluxPipeline
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from realgen.generators.flux import FluxBackbone
     from realgen.train.elaborations import Elaborations
     from realgen.train.flow_data import FlowData
+    from realgen.train.half_drawn import OwnTrajectories
     from realgen.train.photographs import Photograph
 
 
@@ -124,5 +126,37 @@ def elaborate(recipe: FlowRecipe, backbone: "FluxBackbone") -> "Elaborations | N
         read_clauses(recipe.elaborations),
         share=recipe.elaborated,
         fits=lambda text: backbone.num_text_tokens(text) <= recipe.max_text_tokens,
+        seed=recipe.seed,
+    )
+
+
+def encoder(backbone: "FluxBackbone") -> "Callable[[Sequence[str]], Any]":
+    """Encodes texts whatever was encoded earlier, so that a resumed run reads what an uncut one would."""
+    return lambda texts: backbone.encode(backbone.tokenize(texts))
+
+
+def own_trajectories(
+    recipe: TrajectoryRecipe,
+    backbone: "FluxBackbone",
+    encode: "Callable[[Sequence[str]], Any]",
+    data: "FlowData",
+    longer: "Elaborations | None",
+) -> "OwnTrajectories":
+    """The flow's own half-drawn pictures, for captions of the even batches of photographs, some made longer."""
+    from realgen.train.half_drawn import OwnTrajectories
+
+    def texts(number: int, count: int) -> list[str]:
+        captions = data.batch(2 * number, count=count, caption_dropout=0.0).captions
+        return captions if longer is None else longer(captions, 2 * number)
+
+    return OwnTrajectories(
+        backbone,
+        encode,
+        texts,
+        batch=recipe.batch,
+        period=recipe.period,
+        steps=recipe.trajectory_steps,
+        guidance=recipe.guidance,
+        size=recipe.size,
         seed=recipe.seed,
     )

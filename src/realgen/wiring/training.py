@@ -15,6 +15,7 @@ from realgen.core.training_recipes import (
     ClassifierRecipe,
     DecoderRecipe,
     DetectorRecipe,
+    ExpertsRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
     TrainRecipe,
@@ -23,7 +24,7 @@ from realgen.core.training_recipes import (
 from realgen.hub import plugs
 from realgen.hub.device import keep_gradients_right, pick_device, pick_dtype
 from realgen.hub.plugs import use_threads
-from realgen.wiring import adversarial, flow_sft, grpo
+from realgen.wiring import adversarial, experts, flow_sft, grpo
 from realgen.wiring.materials import embedded, load_flux, read_split
 
 if TYPE_CHECKING:
@@ -364,4 +365,5 @@ _TRAINERS: "dict[type[TrainRecipe], Callable[[Any, Path], Trainer]]" = {
     UnseenWordsRecipe: _unseen_words_trainer,
     FlowSftRecipe: flow_sft.build_trainer,
     AdversarialRecipe: adversarial.build_trainer,
+    ExpertsRecipe: experts.build_trainer,
 }
