@@ -31,12 +31,12 @@ def backbone_of(folder, *, trains):
     return FluxBackbone(pipeline, max_text_tokens=32)
 
 
-def trajectories_of(backbone, encode, *, side=32, batch=4, period=3, steps=(3, 4), guidance=(1.0, 4.0), texts=None):
-    def captions(number, count):
+def trajectories_of(backbone, encode, *, side=32, steps=(3, 4)):
+    def texts(number, count):
         return [("a rose", "a cat", "a red rose in the rain")[(number + place) % 3] for place in range(count)]
 
-    knobs = {"batch": batch, "period": period, "steps": steps, "guidance": guidance, "size": (side, side), "seed": 0}
-    return OwnTrajectories(backbone, encode, texts or captions, **knobs)
+    knobs = {"batch": 4, "period": 3, "steps": steps, "guidance": (1.0, 4.0), "size": (side, side), "seed": 0}
+    return OwnTrajectories(backbone, encode, texts, **knobs)
 
 
 def trainer_of(folder, side=32, trajectory_steps=(3, 4), **options):

@@ -7,6 +7,7 @@ from diffusers import FluxPipeline
 from realgen.core import config
 from realgen.core.errors import ConfigError, ModelError
 from realgen.wiring import training
+from wiring.cut import assert_resumed_as_uncut
 
 
 def recipe_of(model, data, eye, *overrides):
@@ -31,20 +32,9 @@ def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, e
 
 
 def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path):
-    from realgen.train.run import Run
-
     recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]")
     list(training.train(recipe, tmp_path / "whole", resume=False))
-    run = Run.create(tmp_path / "cut", recipe.model_dump(mode="json"))
-    trainer = training.build_trainer(recipe, run.folder)
-    trainer.step(0)
-    run.save(1, trainer.state_dict())
-    list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
-    ours, theirs = (
-        (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()
-        for folder in (run.folder, tmp_path / "whole")
-    )
-    assert ours == theirs
+    assert_resumed_as_uncut(recipe, tmp_path / "cut", tmp_path / "whole")
 
 
 def test_as_lora(random_flux, data, eye, tmp_path):
@@ -67,3 +57,13 @@ def test_an_eye_that_is_none_is_said_in_one_line(random_flux, data, tmp_path):
 def test_a_lora_has_no_weights_before(random_flux, data, eye):
     with pytest.raises(ConfigError, match="lora_scale"):
         recipe_of(random_flux, data, eye, "lora_rank=2")
+
+
+def test_captions_are_made_longer_for_both_sides(random_flux, data, eye, tmp_path):
+    (tmp_path / "long.txt").write_text("a rose, seen from above, in the soft light of a late morning\n")
+    longer = [f"elaborations=['{tmp_path / 'long.txt'}']", "elaborated=1", "warmup=0"]
+    trainer = training.build_trainer(recipe_of(random_flux, data, eye, *longer), tmp_path)
+    plain = [trainer.data.batch(index, count=count, caption_dropout=0.0).captions for index, count in ((0, 6), (1, 4))]
+    longer = [trainer.elaborate(captions, index) for index, captions in enumerate(plain)]
+    assert [trainer.trajectories.texts(0, 6), trainer._photographs(0)[1]] == longer
+    assert longer != plain

@@ -7,6 +7,7 @@ from diffusers import FluxPipeline
 from realgen.core import config
 from realgen.core.errors import ConfigError
 from realgen.wiring import training
+from wiring.cut import assert_resumed_as_uncut
 
 
 def recipe_of(model, data, *overrides):
@@ -26,21 +27,10 @@ def late(random_flux, tmp_path):
 
 
 def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, late, data, tmp_path):
-    from realgen.train.run import Run
-
     recipe = recipe_of(random_flux, data, f"late='{late}'")
     logged = list(training.train(recipe, tmp_path / "whole", resume=False))
     assert {"early_loss", "late_loss", "grad_norm"} <= logged[-1][1].keys()
-    run = Run.create(tmp_path / "cut", recipe.model_dump(mode="json"))
-    trainer = training.build_trainer(recipe, run.folder)
-    trainer.step(0)
-    run.save(1, trainer.state_dict())
-    list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
-    ours, theirs = (
-        (folder / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()
-        for folder in (run.folder, tmp_path / "whole")
-    )
-    assert ours == theirs
+    assert_resumed_as_uncut(recipe, tmp_path / "cut", tmp_path / "whole")
     before = FluxPipeline.from_pretrained(random_flux).transformer.state_dict()["proj_out.bias"]
     after = FluxPipeline.from_pretrained(tmp_path / "whole/model").transformer.state_dict()["proj_out.bias"]
     assert not torch.equal(before, after.to(before))

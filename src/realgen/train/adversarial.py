@@ -45,9 +45,8 @@ class AdversarialTrainer:
     """The backbone's module against a discriminator of what `decode` makes of its answers.
 
     `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
-    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1];
-    `elaborate` makes some captions of photographs longer, as those of
-    the trajectories are: it is not by length that they differ.
+    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1].
+    `elaborate` makes some captions of photographs longer, as those of the trajectories are.
     """
 
     dtype = torch.bfloat16
@@ -151,7 +150,7 @@ class AdversarialTrainer:
 
     def _taken(self, index: int) -> HalfDrawn:
         """The half-drawn pictures of a step."""
-        with torch.no_grad(), computing_in(self.dtype, self.device):
+        with computing_in(self.dtype, self.device):
             return self.trajectories.at(index)
 
     def _photographs(self, index: int) -> tuple[Tensor, list[str]]:

@@ -68,8 +68,7 @@ class ExpertTrainer:
         """One update on the states of step `index`; the losses by expert."""
         losses: dict[str, Tensor] = {}
         with computing_in(self.dtype, self.device):
-            with torch.no_grad():
-                taken = self.trajectories.at(index)
+            taken = self.trajectories.at(index)
             self.module.train()
             for name, expert, part in self._parts(taken):
                 loss = self._loss(expert, part)
