@@ -61,8 +61,8 @@ def test_a_lora_has_no_weights_before(random_flux, data, eye):
 
 def test_captions_are_made_longer_for_both_sides(random_flux, data, eye, tmp_path):
     (tmp_path / "long.txt").write_text("a rose, seen from above, in the soft light of a late morning\n")
-    longer = [f"elaborations=['{tmp_path / 'long.txt'}']", "elaborated=1", "warmup=0"]
-    trainer = training.build_trainer(recipe_of(random_flux, data, eye, *longer), tmp_path)
+    options = [f"elaborations=['{tmp_path / 'long.txt'}']", "elaborated=1", "warmup=0"]
+    trainer = training.build_trainer(recipe_of(random_flux, data, eye, *options), tmp_path)
     plain = [trainer.data.batch(index, count=count, caption_dropout=0.0).captions for index, count in ((0, 6), (1, 4))]
     longer = [trainer.elaborate(captions, index) for index, captions in enumerate(plain)]
     assert [trainer.trajectories.texts(0, 6), trainer._photographs(0)[1]] == longer
