@@ -8,13 +8,15 @@ from diffusers import FluxPipeline
 from torch.nn import functional as F
 
 from conftest import FLOAT32
-from realgen.core.errors import ConfigError
 from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import FluxBackbone
 from realgen.train.adversarial import AdversarialTrainer, low
 from realgen.train.feature_discriminator import FeatureDiscriminator, summary
 from realgen.train.flow_data import FlowData
+from realgen.train.flow_features import FlowFeatures
 from realgen.train.half_drawn import OwnTrajectories
+from realgen.train.latent_discriminator import LatentDiscriminator
+from realgen.train.opponents import LatentOpponent, PictureOpponent
 from train.test_flow_sft import photographs
 
 SIZE = (32, 32)
@@ -39,27 +41,49 @@ def trajectories_of(backbone, encode, *, side=32, steps=(3, 4)):
     return OwnTrajectories(backbone, encode, texts, **knobs)
 
 
-def trainer_of(folder, side=32, trajectory_steps=(3, 4), **options):
+def read(condition):
+    return summary(condition.embeds, condition.pooled)
+
+
+def opponents_of(folder, side=32, lattice_weight=0.0, **options):
+    """One of pictures, which looks at three of a batch, and one of latents."""
+    backbone = backbone_of(folder, trains=False)
+    blocks = [*backbone.module.transformer_blocks, *backbone.module.single_transformer_blocks]
+    features = FlowFeatures(backbone, blocks, [0, 1], size=(side, side))
+    condition = backbone.encode(["a"])
+    texts = condition.embeds.shape[2] + condition.pooled.shape[1]
+    learning = {"weight": 1.0, "learning_rate": 1e-3, "updates": 1, **options}
+
+    def decode(latents):
+        return backbone.pipeline.vae.decode(backbone.decoder_input(latents, (side, side))).sample / 2 + 0.5
+
+    torch.manual_seed(0)
+    eyed = FeatureDiscriminator(eye, [3, 3, 3, 3], condition=texts + 8, width=8)
+    width, tokens = backbone.module.inner_dim, side // TOKEN
+    latent = LatentDiscriminator(2, width, tokens, condition=texts + 16, width=8)
+    return {
+        "pictures": PictureOpponent(
+            eyed, read, decode, count=3, lattice_weight=lattice_weight, squares=tokens, **learning
+        ),
+        "latents": LatentOpponent(latent, read, features, levels=(0.1, 0.8), **learning),
+    }
+
+
+def trainer_of(folder, side=32, trajectory_steps=(3, 4), opponents=None, **options):
     backbone, before = backbone_of(folder, trains=True), backbone_of(folder, trains=False)
     data = FlowData(photographs(), before.latents, size=side, category_weights={}, seed=3)
 
     def encode(texts):
         return before.encode(before.tokenize(texts))
 
-    condition = before.encode(["a"])
-    width = condition.embeds.shape[2] + condition.pooled.shape[1] + 8
-    torch.manual_seed(0)
     knobs = {
         "trajectories": trajectories_of(backbone, encode, side=side, steps=trajectory_steps),
         "steps": 12,
         "batch": 4,
         "learning_rate": 1e-3,
-        "discriminator_learning_rate": 1e-3,
-        "discriminator_updates": 1,
         "warmup": 0,
         "lateness": 2.0,
         "anchor_weight": 1.0,
-        "lattice_weight": 0.0,
         "trained_share": 1.0,
         "ema_decay": 0.5,
         "size": (side, side),
@@ -67,17 +91,8 @@ def trainer_of(folder, side=32, trajectory_steps=(3, 4), **options):
         "preview_prompts": ("a rose", "a cat"),
         **options,
     }
-    trainer = AdversarialTrainer(
-        backbone,
-        before,
-        lambda latents: before.pipeline.vae.decode(before.decoder_input(latents, (side, side))).sample / 2 + 0.5,
-        FeatureDiscriminator(eye, [3, 3, 3, 3], condition=width, width=8),
-        encode,
-        lambda condition: summary(condition.embeds, condition.pooled),
-        data,
-        backbone.pipeline.save_pretrained,
-        **knobs,
-    )
+    against = opponents or opponents_of(folder, side)
+    trainer = AdversarialTrainer(backbone, before, against, encode, data, backbone.pipeline.save_pretrained, **knobs)
     trainer.dtype = torch.float32
     return trainer
 
@@ -90,50 +105,41 @@ def moved(module, before):
     return {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
 
 
-def test_both_learn_and_the_flow_before_stays(random_flux):
+def test_all_learn_and_the_flow_before_stays(random_flux):
     trainer = trainer_of(random_flux)
-    parts = (trainer.module, trainer.discriminator, trainer.before.module)
+    pictures, latents = trainer.opponents.values()
+    parts = (trainer.module, pictures.module, latents.module, trainer.before.module, latents.features.backbone.module)
     kept = [weights_of(part) for part in parts]
     metrics = trainer.step(0)
     changed = [moved(part, before) for part, before in zip(parts, kept, strict=True)]
     assert any(name.startswith("single_transformer_blocks") for name in changed[0])
     assert {name.partition(".")[0] for name in changed[1]} == {"heads"}
-    assert not changed[2]
-    wanted = {"discriminator", "on_photographs", "on_pictures", "adversarial", "anchor", "lattice", "grad_norm"}
-    assert metrics.keys() == wanted
+    assert {name.partition(".")[0] for name in changed[2]} == {"across", "places", "wholes"}
+    assert not changed[3]
+    assert not changed[4]
+    said = {"discriminator", "on_photographs", "on_pictures", "adversarial"}
+    wanted = {f"{name}_{what}" for name in trainer.opponents for what in said}
+    assert metrics.keys() == wanted | {"anchor", "grad_norm"}
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_the_discriminator_learns_alone_at_first(random_flux):
+def test_opponents_learn_alone_at_first(random_flux):
     trainer = trainer_of(random_flux, warmup=2)
     before = weights_of(trainer.module)
+    kept = {name: weights_of(opponent.module) for name, opponent in trainer.opponents.items()}
     first, second = trainer.step(0), trainer.step(1)
     assert not moved(trainer.module, before)
-    assert "adversarial" not in first | second
+    assert all(moved(opponent.module, kept[name]) for name, opponent in trainer.opponents.items())
+    assert not any("adversarial" in name for name in first | second)
     trainer.step(2)
     assert moved(trainer.module, before)
 
 
-def test_each_update_of_a_step_sees_the_same_pictures_another_way(random_flux):
-    trainer = trainer_of(random_flux, warmup=1, discriminator_updates=3)
-    seen, judged, kept = [], trainer._judged, []
-
-    def judge(pixels, conditions):
-        answers = judged(pixels, conditions)
-        seen.append((pixels, conditions, answers))
-        kept.append(weights_of(trainer.discriminator))
-        return answers
-
-    trainer._judged = judge
-    metrics = trainer.step(0)
-    assert [pixels.shape for pixels, _, _ in seen] == [(8, 3, 32, 32)] * 3
-    assert not torch.equal(seen[0][0], seen[1][0])
-    assert not torch.equal(seen[1][0], seen[2][0])
-    assert torch.equal(seen[0][1], seen[2][1])
-    assert all(moved(trainer.discriminator, weights) for weights in kept), "an update after every answer"
-    first = seen[0][2]
-    hinge = F.relu(1 - first[:4]).mean() + F.relu(1 + first[4:]).mean()
-    assert metrics["discriminator"] == pytest.approx(hinge.item(), abs=1e-5)
+def test_what_opponents_ask_for_teaches_the_flow_alone(random_flux):
+    trainer = trainer_of(random_flux)
+    trainer.step(0)
+    learned = [one for opponent in trainer.opponents.values() for one in opponent.module.parameters()]
+    assert all(parameter.grad is None for parameter in learned)
 
 
 def test_the_flow_answers_as_before_until_it_has_learned(random_flux):
@@ -150,26 +156,24 @@ def test_a_strong_anchor_holds_the_flow(random_flux):
     assert held < free / 2
 
 
-def test_the_losses_are_what_the_docstring_says(random_flux):
-    trainer = trainer_of(random_flux, anchor_weight=0.0)
-    trainer.step(0)
-    taken = trainer._taken(1)
-    sigma = taken.sigma
+def test_the_answer_is_the_end_of_a_straight_line(random_flux):
+    trainer = trainer_of(random_flux)
+    taken = trainer.trajectories.at(1)
     with torch.no_grad():
         condition = trainer.encode(taken.texts)
         answered = trainer._answer(trainer.backbone, taken, condition)
-        fake = trainer._pixels(answered)
-        v = trainer.backbone.velocity(taken.x, sigma, condition, guidance=taken.guidance, size=SIZE)
-    torch.testing.assert_close(answered, taken.x - sigma.view(-1, 1, 1) * v, atol=1e-5, rtol=1e-5)
-    assert fake.shape == (4, 3, 32, 32)
-    said = []
-    judged = trainer._judged
-    trainer._judged = lambda pixels, conditions: said.append(judged(pixels, conditions)) or said[-1]
-    metrics = trainer.step(1)
-    both, alone = said
-    hinge = F.relu(1 - both[:4]).mean() + F.relu(1 + both[4:]).mean()
-    assert metrics["discriminator"] == pytest.approx(hinge.item(), abs=1e-5)
-    assert metrics["adversarial"] == pytest.approx(-(alone * (1 - sigma**2)[:, None]).mean().item(), abs=1e-5)
+        v = trainer.backbone.velocity(taken.x, taken.sigma, condition, guidance=taken.guidance, size=SIZE)
+    torch.testing.assert_close(answered, taken.x - taken.sigma.view(-1, 1, 1) * v, atol=1e-5, rtol=1e-5)
+
+
+def test_answers_weigh_by_their_level(random_flux):
+    trainer = trainer_of(random_flux)
+    given = []
+    for opponent in trainer.opponents.values():
+        opponent.asks = lambda fake, weights, generator: given.append(weights) or {"adversarial": weights.sum() * 0}
+    trainer.step(0)
+    assert len(given) == 2
+    assert all(torch.equal(weights, 1 - trainer.trajectories.at(0).sigma ** 2) for weights in given)
 
 
 def test_nothing_is_asked_of_what_is_not_drawn_yet(random_flux):
@@ -187,13 +191,13 @@ def test_low_is_the_mean_of_four_tokens():
 
 def test_a_period_learns_from_each_state_once(random_flux):
     trainer = trainer_of(random_flux, trajectory_steps=(4,))
-    taken = [trainer._taken(index) for index in range(3)]
+    taken = [trainer.trajectories.at(index) for index in range(3)]
     states = torch.cat([one.x for one in taken]).flatten(1)
     assert torch.cdist(states, states).add(torch.eye(12) * 9).min() > 1e-3
     assert sorted(taken[0].sigma.tolist() + taken[1].sigma.tolist() + taken[2].sigma.tolist()) == pytest.approx(
         sorted(trainer.backbone.sigmas(4, SIZE)[:-1].tolist() * 3)
     )
-    assert not torch.equal(trainer._taken(3).x, taken[0].x)
+    assert not torch.equal(trainer.trajectories.at(3).x, taken[0].x)
 
 
 def test_a_resume_in_mid_period_is_exact(random_flux):
@@ -206,9 +210,9 @@ def test_a_resume_in_mid_period_is_exact(random_flux):
     fresh = trainer_of(random_flux)
     fresh.load_state_dict(state)
     fresh.step(4)
-    for part in ("module", "discriminator"):
-        ours, theirs = (getattr(one, part).state_dict() for one in (fresh, whole))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    learned = [(one.module, *(opponent.module for opponent in one.opponents.values())) for one in (fresh, whole)]
+    for ours, theirs in zip(*learned, strict=True):
+        assert not moved(ours, weights_of(theirs))
     assert all(torch.equal(fresh.ema.shadow[name], value) for name, value in whole.ema.shadow.items())
 
 
@@ -268,11 +272,7 @@ def test_captions_of_photographs_are_made_longer(random_flux):
 
 def test_the_flow_leaves_the_lattice_of_its_tokens(random_flux):
     """With hardly anything else to mind, its pictures of the same noise follow it less."""
-    trainer = trainer_of(random_flux, side=8 * TOKEN, lattice_weight=1e3, steps=40)
-    found = [trainer.step(1)["lattice"] for _ in range(12)]
-    assert found[-1] < found[0] - 0.2
-
-
-def test_a_lattice_needs_tokens(random_flux):
-    with pytest.raises(ConfigError, match="tokens a side"):
-        trainer_of(random_flux, side=4 * TOKEN, lattice_weight=1.0)
+    opponents = opponents_of(random_flux, 8 * TOKEN, lattice_weight=1e3)
+    trainer = trainer_of(random_flux, side=8 * TOKEN, opponents=opponents, steps=40)
+    found = [trainer.step(1)["pictures_lattice"] for _ in range(12)]
+    assert found[-1] < found[0] - 200

@@ -11,18 +11,20 @@ from wiring.cut import assert_resumed_as_uncut
 
 
 def recipe_of(model, data, eye, *overrides):
-    small = ["steps=3", "batch=4", "period=2", "warmup=1", "trajectory_steps=[4]", "size=[32, 32]", "lattice_weight=0"]
+    small = ["steps=3", "batch=4", "period=2", "warmup=1", "trajectory_steps=[4]", "size=[32, 32]"]
+    both = ["pictures.lattice_weight=0", "latents={blocks: [0, 1], width: 8}"]
     machine = ["max_text_tokens=32", "machine={device: cpu, dtype: float32}", "preview_prompts=[a, b]"]
     given = [f"model='{model}'", f"data='{data}'", f"eye='{eye}'"]
-    return config.load("adversarial-tiny", overrides=[*given, *small, *machine, *overrides])
+    return config.load("adversarial-tiny", overrides=[*given, *small, *both, *machine, *overrides])
 
 
 def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, eye, tmp_path):
-    large = ["size=[128, 128]", "lattice_weight=1"]
+    large = ["size=[128, 128]", "pictures.lattice_weight=1"]
     recipe = recipe_of(random_flux, data, eye, "evaluate_every=2", "export_dtype=float32", "snapshots=[]", *large)
     logged = list(training.train(recipe, tmp_path / "run", resume=False))
     assert [step for step, _ in logged] == [3]
-    assert {"discriminator", "adversarial", "anchor", "lattice"} <= logged[-1][1].keys()
+    wanted = {"pictures_discriminator", "latents_discriminator", "latents_adversarial", "anchor", "pictures_lattice"}
+    assert wanted <= logged[-1][1].keys()
     before, after = (
         FluxPipeline.from_pretrained(folder).transformer.state_dict()
         for folder in (random_flux, tmp_path / "run/model")
@@ -52,6 +54,28 @@ def test_as_lora(random_flux, data, eye, tmp_path):
 def test_an_eye_that_is_none_is_said_in_one_line(random_flux, data, tmp_path):
     with pytest.raises(ModelError, match="no EfficientNet-Lite"):
         training.build_trainer(recipe_of(random_flux, data, tmp_path / "none.pth"), tmp_path)
+
+
+def test_pictures_too_small_for_a_lattice(random_flux, data, eye, tmp_path):
+    with pytest.raises(ConfigError, match="tokens a side"):
+        training.build_trainer(recipe_of(random_flux, data, eye, "pictures.lattice_weight=1"), tmp_path)
+
+
+def test_blocks_that_are_not_there(random_flux, data, eye, tmp_path):
+    with pytest.raises(ConfigError, match=r"latents.blocks: \[0, 9\], where the flow has \d blocks"):
+        training.build_trainer(recipe_of(random_flux, data, eye, "latents.blocks=[0, 9]"), tmp_path)
+
+
+@pytest.mark.parametrize(("gone", "left"), [("pictures", "latents"), ("latents", "pictures")])
+def test_one_opponent_may_be_left_out(random_flux, data, eye, tmp_path, gone, left):
+    trainer = training.build_trainer(recipe_of(random_flux, data, eye, f"{gone}=null", "warmup=0"), tmp_path)
+    assert {f"{left}_adversarial", "anchor"} <= trainer.step(0).keys()
+    assert trainer.opponents.keys() == {left}
+
+
+def test_nobody_to_learn_against(random_flux, data, eye):
+    with pytest.raises(ConfigError, match="nobody to learn against"):
+        recipe_of(random_flux, data, eye, "pictures=null", "latents=null")
 
 
 def test_a_lora_has_no_weights_before(random_flux, data, eye):

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from realgen.core.opponent_specs import LatentOpponentSpec, PictureOpponentSpec
 from realgen.core.spec import Machine, Spec
 
 
@@ -277,28 +278,22 @@ class AdversarialRecipe(TrajectoryRecipe):
     kind: Literal["adversarial"]
 
     eye: Path
-    """Weights of an EfficientNet-Lite, through which the discriminator looks too."""
+    """Weights of an EfficientNet-Lite, through which an opponent looks too."""
 
-    discriminator_learning_rate: float = Field(default=4e-4, gt=0)
-    """The discriminator's learning rate."""
+    pictures: PictureOpponentSpec | None = PictureOpponentSpec()
+    """Tells decoded pictures apart; null is nobody."""
 
-    discriminator_width: int = Field(default=128, ge=1)
-    """Channels of the discriminator's heads."""
-
-    discriminator_updates: int = Field(default=3, ge=1)
-    """Updates of the discriminator a step, each on the step's pictures under another augmentation."""
+    latents: LatentOpponentSpec | None = None
+    """Tells latents apart; null is nobody."""
 
     warmup: int = Field(default=50, ge=0)
-    """Steps in which the discriminator learns alone."""
+    """Steps in which the opponents learn alone."""
 
     lateness: float = Field(default=2.0, gt=0)
-    """The adversarial loss at noise level s weighs 1 - s^lateness: the larger, the earlier a picture may settle."""
+    """What they ask for at noise level s weighs 1 - s^lateness: the larger, the earlier a picture may settle."""
 
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
-
-    lattice_weight: float = Field(default=0.0, ge=0)
-    """Weight of how much pictures follow the lattice of their tokens."""
 
     trained_share: float = Field(default=1.0, gt=0, le=1)
     """What is exported lies this far on the way from the weights before to the trained ones."""
@@ -307,6 +302,12 @@ class AdversarialRecipe(TrajectoryRecipe):
     def _has_weights_before(self) -> Self:
         if self.lora_rank and self.trained_share < 1:
             raise ValueError("trained_share is for whole weights: give 1, and load the LoRA with a lora_scale")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_opponent(self) -> Self:
+        if self.pictures is None and self.latents is None:
+            raise ValueError("nobody to learn against: give pictures={} or latents={}")
         return self
 
 

@@ -1,9 +1,7 @@
 """Adversarial post-training of a flow: what it makes of its own half-drawn pictures has to look like a photograph.
 
     x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
-    flow:          -mean (1 - s^l) D(decode(x_0) | text, s) + w (|low(d)|^2 + s^(2 l) |d|^2)
-                   + u max(0, lattice(decode(x_0)))
-    discriminator: mean max(0, 1 - D(photograph | its caption, s)) + mean max(0, 1 + D(decode(x_0) | text, s))
+    loss: sum over opponents of what each asks for, answers weighing 1 - s^l,  + w (|low(d)|^2 + s^(2 l) |d|^2)
 
 d is how far x_0 lies from what the flow answered before this training, and `low` the mean over squares of 2x2 tokens.
 A flow that learned by squared errors answers with the mean of what could be there, and a small one is left with
@@ -15,8 +13,7 @@ learned from before the next are drawn. What is exported lies between the weight
 captions teach less of text than prompts ask, and what was known of it is kept so.
 
 Sources: Sauer et al. 2024, arXiv 2403.12015 (LADD); Lin et al. 2025, arXiv 2501.08316 (adversarial post-training);
-Wortsman et al. 2022, arXiv 2109.01903 (weights between). Knows no model: it is handed a backbone, a decoder and a
-discriminator.
+Wortsman et al. 2022, arXiv 2109.01903 (weights between). Knows no model: it is handed a backbone and opponents.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,27 +23,22 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.autograd import grad
 from torch.nn import functional as F
 
-from realgen.core.errors import ConfigError
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.train.discriminator import decoder_loss, discriminator_loss
 from realgen.train.drawn import previewed
-from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_data import FlowData
 from realgen.train.half_drawn import HalfDrawn, OwnTrajectories, chance
-from realgen.train.lattice import LEAST_SQUARES, lattice
+from realgen.train.opponents import Opponent, Seen, little_momentum
 from realgen.train.precision import computing_in
 from realgen.train.run import Ema, warmup_cosine
 
 
 class AdversarialTrainer:
-    """The backbone's module against a discriminator of what `decode` makes of its answers.
+    """The backbone's module against opponents that tell its answers from photographs, and learn to.
 
     `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
-    earlier; `read` makes of that one vector a text, for the discriminator. `decode` takes latents to pixels in [0, 1].
-    `elaborate` makes some captions of photographs longer, as those of the trajectories are.
+    earlier. `elaborate` makes some captions of photographs longer, as those of the trajectories are.
     """
 
     dtype = torch.bfloat16
@@ -56,10 +48,8 @@ class AdversarialTrainer:
         self,
         backbone: FlowBackbone,
         before: FlowBackbone,
-        decode: Callable[[Tensor], Tensor],
-        discriminator: FeatureDiscriminator,
+        opponents: Mapping[str, Opponent],
         encode: Callable[[Sequence[str]], Any],
-        read: Callable[[Any], Tensor],
         data: FlowData,
         save: Callable[[Path], None],
         *,
@@ -67,12 +57,9 @@ class AdversarialTrainer:
         steps: int,
         batch: int,
         learning_rate: float,
-        discriminator_learning_rate: float,
-        discriminator_updates: int,
         warmup: int,
         lateness: float,
         anchor_weight: float,
-        lattice_weight: float,
         trained_share: float,
         ema_decay: float,
         size: Size,
@@ -80,107 +67,95 @@ class AdversarialTrainer:
         preview_prompts: Sequence[str] = (),
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
-        self.backbone, self.before, self.decode, self.discriminator = backbone, before, decode, discriminator
-        self.encode, self.read, self.data, self.save = encode, read, data, save
-        self.steps, self.batch, self.warmup = steps, batch, warmup
-        self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
-        self.discriminator_updates = discriminator_updates
-        self.lateness, self.trained_share = lateness, trained_share
-        self.anchor_weight, self.lattice_weight = anchor_weight, lattice_weight
+        self.backbone, self.before, self.opponents = backbone, before, opponents
+        self.encode, self.data, self.save = encode, data, save
+        self.steps, self.batch, self.warmup, self.learning_rate = steps, batch, warmup, learning_rate
+        self.lateness, self.anchor_weight, self.trained_share = lateness, anchor_weight, trained_share
         self.trajectories = trajectories
         self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
         self.module = backbone.module
         self.device = next(self.module.parameters()).device
-        self.optimizer = _adam(self.module, learning_rate)
-        self.discriminator_optimizer = _adam(discriminator, discriminator_learning_rate)
+        self.optimizer = little_momentum(self.module, learning_rate)
         self.ema = Ema(self.module, ema_decay)
-        self._squares = _side(backbone.noise([0], size))
-        if lattice_weight and self._squares < LEAST_SQUARES:
-            message = f"lattice_weight: a picture of {size[0]} pixels has {self._squares} tokens a side"
-            raise ConfigError(message, hint=f"give lattice_weight=0, or a size with {LEAST_SQUARES} or more")
 
     def step(self, index: int) -> Mapping[str, float]:
-        """The discriminator's updates, then one of the flow against it."""
-        taken = self._taken(index)
-        condition = self._encoded(taken.texts)
-        answer = self._answer(self.backbone, taken, condition)
-        fake = self._pixels(answer)
-        asked = torch.cat([self.read(condition), level_waves(taken.sigma)], 1)
-        generator = chance(self.seed, 2, index)
-        metrics = self._discriminate(fake.detach(), asked, taken.sigma, index, generator)
-        if index < self.warmup:
-            return metrics
-        with torch.no_grad():
-            was = self._answer(self.before, taken, condition)
-        away = answer - was
-        answers = self._judged(augmented(fake, generator), asked)
-        adversarial = decoder_loss(answers * (1 - taken.sigma**self.lateness)[:, None])
-        anchor = low(away).square().mean() + (taken.sigma ** (2 * self.lateness) * away.square().mean((1, 2))).mean()
-        woven = lattice(fake, self._squares) if self.lattice_weight else torch.zeros_like(adversarial)
-        pleased = adversarial + self.lattice_weight * woven.relu()
-        (towards_real,) = grad(pleased, fake)  # the discriminator's own weights learn nothing here
-        torch.autograd.backward([fake, self.anchor_weight * anchor], [towards_real, torch.ones_like(anchor)])
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
-        _step(self.optimizer, self.learning_rate * self._share(index))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.module)
-        found = {"adversarial": adversarial, "anchor": anchor, "lattice": woven, "grad_norm": norm}
-        return metrics | {name: value.item() for name, value in found.items()}
-
-    def _discriminate(
-        self, fake: Tensor, asked: Tensor, sigma: Tensor, index: int, generator: torch.Generator
-    ) -> dict[str, float]:
-        """The discriminator's updates on photographs and on what the flow answered; the metrics of the first."""
-        real, captions = self._photographs(index)
-        told = torch.cat([self.read(self._encoded(captions)), level_waves(sigma)], 1)
-        pixels, conditions = torch.cat([real, fake]), torch.cat([told, asked])
-        metrics: dict[str, float] = {}
-        for _ in range(self.discriminator_updates):
-            on_real, on_fake = self._judged(augmented(pixels, generator), conditions).split([len(real), len(fake)])
-            loss = discriminator_loss(on_real, on_fake)
-            loss.backward()
-            _step(self.discriminator_optimizer, self.discriminator_learning_rate * self._share(index))
-            self.discriminator_optimizer.zero_grad(set_to_none=True)
-            metrics = metrics or {
-                "discriminator": loss.item(),
-                "on_photographs": on_real.mean().item(),
-                "on_pictures": on_fake.mean().item(),
-            }
+        """The opponents' updates, then one of the flow against them."""
+        with computing_in(self.dtype, self.device):
+            taken = self.trajectories.at(index)
+            condition = self._encoded(taken.texts)
+            with torch.set_grad_enabled(index >= self.warmup):
+                answer = self._answer(self.backbone, taken, condition)
+            generator = chance(self.seed, 2, index)
+            seen, metrics = self._learned(answer, condition, taken.sigma, index, generator)
+            if index >= self.warmup:
+                asked, anchor = self._asked(seen, taken.sigma, generator), self._away(answer, taken, condition)
+                loss = torch.stack(list(asked.values())).sum() + self.anchor_weight * anchor
+                loss.backward()  # type: ignore[no-untyped-call]
+                metrics |= {name: value.item() for name, value in asked.items()}
+                metrics |= {"anchor": anchor.item(), "grad_norm": self._update(index)}
         return metrics
 
-    def _taken(self, index: int) -> HalfDrawn:
-        """The half-drawn pictures of a step."""
-        with computing_in(self.dtype, self.device):
-            return self.trajectories.at(index)
+    def _learned(
+        self, answer: Tensor, condition: Any, sigma: Tensor, index: int, generator: torch.Generator
+    ) -> tuple[dict[str, Seen], dict[str, float]]:
+        """What each opponent sees of the answer, once it has learned from it, and its metrics."""
+        clean, captions = self._photographs(index)
+        told = self._encoded(captions)
+        seen: dict[str, Seen] = {}
+        metrics: dict[str, float] = {}
+        for name, opponent in self.opponents.items():
+            with torch.no_grad():
+                real = opponent.see(clean, told, sigma, generator)
+            seen[name] = opponent.see(answer, condition, sigma, generator)
+            said = opponent.learn(real, seen[name], self._share(index), generator)
+            metrics |= {f"{name}_{what}": value for what, value in said.items()}
+        return seen, metrics
+
+    def _asked(self, seen: Mapping[str, Seen], sigma: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What all opponents ask of the flow."""
+        weights = 1 - sigma**self.lateness
+        return {
+            f"{name}_{what}": loss
+            for name, opponent in self.opponents.items()
+            for what, loss in opponent.asks(seen[name], weights, generator).items()
+        }
+
+    def _away(self, answer: Tensor, taken: HalfDrawn, condition: Any) -> Tensor:
+        """How far the flow has gone from what it answered before: in layout and colours, and early in all."""
+        with torch.no_grad():
+            was = self._answer(self.before, taken, condition)
+        away, early = answer - was, taken.sigma ** (2 * self.lateness)
+        return low(away).square().mean() + (early * away.square().mean((1, 2))).mean()
+
+    def _update(self, index: int) -> float:
+        """One of the flow's weights; the norm of its gradient."""
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * self._share(index)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for opponent in self.opponents.values():  # what it asks for teaches the flow alone
+            opponent.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.module)
+        return float(norm)
 
     def _photographs(self, index: int) -> tuple[Tensor, list[str]]:
-        """As the decoder shows them, with captions."""
+        """Latents, and captions."""
         batch = self.data.batch(2 * index + 1, count=self.batch, caption_dropout=0.0).to(self.device)
         captions = batch.captions if self.elaborate is None else self.elaborate(batch.captions, 2 * index + 1)
-        with torch.no_grad():
-            return self._pixels(batch.clean), captions
+        return batch.clean, captions
 
     def _answer(self, flow: FlowBackbone, drawn: HalfDrawn, condition: Any) -> Tensor:
         flow.module.train(flow is self.backbone)
-        with computing_in(self.dtype, self.device):
-            v = flow.velocity(drawn.x, drawn.sigma, condition, guidance=drawn.guidance, size=self.size)
+        v = flow.velocity(drawn.x, drawn.sigma, condition, guidance=drawn.guidance, size=self.size)
         return drawn.x - drawn.sigma.view(-1, 1, 1) * v.float()
 
-    def _pixels(self, latents: Tensor) -> Tensor:
-        with computing_in(self.dtype, self.device):
-            return self.decode(latents).float()
-
+    @torch.no_grad()
     def _encoded(self, texts: Sequence[str]) -> Any:
-        with torch.no_grad(), computing_in(self.dtype, self.device):
-            return self.encode(texts)
-
-    def _judged(self, pixels: Tensor, conditions: Tensor) -> Tensor:
-        with computing_in(self.dtype, self.device):
-            answers: Tensor = self.discriminator(pixels, conditions)
-        return answers.float()
+        return self.encode(texts)
 
     def _share(self, index: int) -> float:
-        """Of both learning rates: they stay up for half of the steps."""
+        """Of all learning rates: they stay up for half of the steps."""
         return warmup_cosine(index, steps=self.steps, warmup=min(20, self.steps // 10), hold=0.5, floor=0.05)
 
     def evaluate(self) -> Mapping[str, float]:
@@ -206,41 +181,25 @@ class AdversarialTrainer:
         return self.ema.between(dict(self.before.module.named_parameters()), share=self.trained_share)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both networks, their moments, the average and the trajectories that are being learned from."""
+        """All networks that learn, their moments, the average and the trajectories that are being learned from."""
         return {
             "module": self.module.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
+            "opponents": {name: opponent.state_dict() for name, opponent in self.opponents.items()},
             "optimizer": self.optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "ema": self.ema.state_dict(),
             "drawn": self.trajectories.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        for name in ("module", "discriminator", "optimizer", "discriminator_optimizer", "ema"):
+        for name in ("module", "optimizer", "ema"):
             getattr(self, name).load_state_dict(state[name])
+        for name, opponent in self.opponents.items():
+            opponent.load_state_dict(state["opponents"][name])
         self.trajectories.load_state_dict(state["drawn"])
 
 
 def low(latents: Tensor) -> Tensor:
     """Means over squares of 2x2 tokens of square latents (B, tokens, channels): (B, channels, side / 2, side / 2)."""
-    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (_side(latents), _side(latents))), 2)
-
-
-def _side(latents: Tensor) -> int:
-    """Tokens a side of square latents (B, tokens, channels)."""
-    side: int = round(latents.shape[1] ** 0.5)
-    return side
-
-
-def _adam(module: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """With little momentum, since who it learns against moves too."""
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.99), weight_decay=0.0)
-
-
-def _step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
+    side = round(latents.shape[1] ** 0.5)
+    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (side, side)), 2)

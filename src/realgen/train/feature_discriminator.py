@@ -34,7 +34,7 @@ class FeatureDiscriminator(nn.Module):
                 nn.init.zeros_(layer.bias)
             module.requires_grad_(False)
         halvings = range(len(channels) - 1, -1, -1)
-        self.heads = nn.ModuleList([_Head(width, condition, halvings=max(0, count - 1)) for count in halvings])
+        self.heads = nn.ModuleList([Head(width, condition, halvings=max(0, count - 1)) for count in halvings])
 
     def forward(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """The answers of every place."""
@@ -48,7 +48,9 @@ class FeatureDiscriminator(nn.Module):
         return torch.cat(answers, 1)
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
+    """A map (B, width, H, W), halved some times, and conditions (B, condition) to an answer a place (B, 1, h, w)."""
+
     def __init__(self, width: int, condition: int, *, halvings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -60,6 +62,7 @@ class _Head(nn.Module):
         self.project = spectral_norm(nn.Linear(condition, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The answers."""
         hidden = self.layers(x)
         wanted = self.project(condition)[:, :, None, None]
         answers: Tensor = self.answer(hidden) + (hidden * wanted).sum(1, keepdim=True) / math.sqrt(hidden.shape[1])

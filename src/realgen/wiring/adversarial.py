@@ -3,17 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from realgen.core.errors import ConfigError
+from realgen.core.opponent_specs import LatentOpponentSpec, OpponentSpec, PictureOpponentSpec
 from realgen.core.training_recipes import AdversarialRecipe
 from realgen.wiring import flow
 from realgen.wiring.materials import load_flux
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from torch import Tensor
 
-    from realgen.generators.flux import FluxBackbone
+    from realgen.generators.flux import Condition, FluxBackbone
     from realgen.train.adversarial import AdversarialTrainer
+    from realgen.train.opponents import LatentOpponent, Opponent, PictureOpponent
 
 
 def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTrainer":
@@ -21,38 +25,32 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     import torch
 
     from realgen.train.adversarial import AdversarialTrainer
-    from realgen.train.efficientnet_lite import open_efficientnet_lite
-    from realgen.train.feature_discriminator import FeatureDiscriminator, level_waves, summary
 
     pipeline = flow.open_flux(recipe, recipe.model)
     backbone = flow.reader(pipeline, recipe)
     before = flow.reader(load_flux(recipe.model, recipe.machine), recipe)
     data = flow.flow_data(recipe, backbone, "train", folder)
-    eye = open_efficientnet_lite(recipe.eye).to(pipeline.device, memory_format=torch.channels_last)
-    condition = pipeline.transformer.config.joint_attention_dim + pipeline.transformer.config.pooled_projection_dim
-    condition += level_waves(torch.ones(1)).shape[1]
     torch.manual_seed(recipe.seed)
-    discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=recipe.discriminator_width)
+    opponents: dict[str, Opponent] = {}
+    if recipe.pictures is not None:
+        opponents["pictures"] = _of_pictures(recipe, recipe.pictures, before)
+    if recipe.latents is not None:
+        opponents["latents"] = _of_latents(recipe, recipe.latents)
     encode, longer = flow.encoder(before), flow.elaborate(recipe, backbone)
     return AdversarialTrainer(
         backbone,
         before,
-        _decode(before, recipe),
-        discriminator.to(pipeline.device),
+        opponents,
         encode,
-        lambda condition: summary(condition.embeds, condition.pooled),
         data,
         flow.saver(pipeline, recipe),
         trajectories=flow.own_trajectories(recipe, backbone, encode, data, longer),
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
-        discriminator_learning_rate=recipe.discriminator_learning_rate,
-        discriminator_updates=recipe.discriminator_updates,
         warmup=recipe.warmup,
         lateness=recipe.lateness,
         anchor_weight=recipe.anchor_weight,
-        lattice_weight=recipe.lattice_weight,
         trained_share=recipe.trained_share,
         ema_decay=recipe.ema_decay,
         size=recipe.size,
@@ -60,6 +58,90 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         preview_prompts=recipe.preview_prompts,
         elaborate=longer,
     )
+
+
+def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone: "FluxBackbone") -> "PictureOpponent":
+    import torch
+
+    from realgen.train.efficientnet_lite import open_efficientnet_lite
+    from realgen.train.feature_discriminator import FeatureDiscriminator
+    from realgen.train.lattice import LEAST_SQUARES
+    from realgen.train.opponents import PictureOpponent
+
+    squares = _side(backbone, recipe)
+    if spec.lattice_weight and squares < LEAST_SQUARES:
+        message = f"pictures.lattice_weight: a picture of {recipe.size[0]} pixels has {squares} tokens a side"
+        raise ConfigError(message, hint=f"give pictures.lattice_weight=0, or a size with {LEAST_SQUARES} or more")
+    device = backbone.pipeline.device
+    eye = open_efficientnet_lite(recipe.eye).to(device, memory_format=torch.channels_last)
+    condition = _condition(backbone) + _waves()
+    discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=spec.width)
+    return PictureOpponent(
+        discriminator.to(device),
+        _read,
+        _decode(backbone, recipe),
+        count=spec.count or recipe.batch,
+        lattice_weight=spec.lattice_weight,
+        squares=squares,
+        **_learning(spec),
+    )
+
+
+def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec) -> "LatentOpponent":
+    from realgen.train.flow_features import FlowFeatures
+    from realgen.train.latent_discriminator import LatentDiscriminator
+    from realgen.train.opponents import LatentOpponent
+
+    backbone = flow.reader(load_flux(spec.model or recipe.model, recipe.machine), recipe)
+    transformer = backbone.pipeline.transformer
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    if not all(0 <= place < len(blocks) for place in spec.blocks):
+        message = f"latents.blocks: {list(spec.blocks)}, where the flow has {len(blocks)} blocks"
+        raise ConfigError(message, hint=f"name some of 0 to {len(blocks) - 1}")
+    discriminator = LatentDiscriminator(
+        len(set(spec.blocks)),
+        transformer.inner_dim,
+        _side(backbone, recipe),
+        condition=_condition(backbone) + 2 * _waves(),
+        width=spec.width,
+    )
+    return LatentOpponent(
+        discriminator.to(backbone.pipeline.device),
+        _read,
+        FlowFeatures(backbone, blocks, sorted(set(spec.blocks)), size=recipe.size),
+        levels=spec.levels,
+        **_learning(spec),
+    )
+
+
+def _learning(spec: OpponentSpec) -> "dict[str, Any]":
+    return {"weight": spec.weight, "learning_rate": spec.learning_rate, "updates": spec.updates}
+
+
+def _read(condition: "Condition") -> "Tensor":
+    from realgen.train.feature_discriminator import summary
+
+    return summary(condition.embeds, condition.pooled)
+
+
+def _condition(backbone: "FluxBackbone") -> int:
+    """Numbers in what `_read` makes of a text."""
+    config = backbone.pipeline.transformer.config
+    return int(config.joint_attention_dim) + int(config.pooled_projection_dim)
+
+
+def _waves() -> int:
+    """Numbers in what is said of a level."""
+    import torch
+
+    from realgen.train.feature_discriminator import level_waves
+
+    return int(level_waves(torch.ones(1)).numel())
+
+
+def _side(backbone: "FluxBackbone", recipe: AdversarialRecipe) -> int:
+    """Tokens a side."""
+    return recipe.size[0] // int(backbone.pipeline.vae_scale_factor * 2)
 
 
 def _decode(backbone: "FluxBackbone", recipe: AdversarialRecipe) -> "Callable[[Tensor], Tensor]":

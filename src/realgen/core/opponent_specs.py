@@ -1,0 +1,44 @@
+"""Recipes of the discriminators that a flow learns against."""
+
+from pydantic import Field
+
+from realgen.core.spec import Spec
+
+
+class OpponentSpec(Spec):
+    """A discriminator that a flow learns against."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of what it asks for."""
+
+    learning_rate: float = Field(default=4e-4, gt=0)
+    """Its learning rate."""
+
+    updates: int = Field(default=3, ge=1)
+    """Its updates a step, all on what it sees of the step's batch."""
+
+    width: int = Field(default=128, ge=1)
+    """Channels of its heads."""
+
+
+class PictureOpponentSpec(OpponentSpec):
+    """Looks at decoded pictures through the `eye`, each update under another augmentation."""
+
+    count: int | None = Field(default=None, ge=1)
+    """How many of a batch it looks at; null is all."""
+
+    lattice_weight: float = Field(default=0.0, ge=0)
+    """Weight of how much pictures follow the lattice of their tokens."""
+
+
+class LatentOpponentSpec(OpponentSpec):
+    """Looks at noised latents through a frozen flow."""
+
+    model: str | None = None
+    """The FLUX.1 it looks through (folder or hub id, same latents and texts); null is the flow as it stood."""
+
+    blocks: tuple[int, ...] = Field(default=(0, 2, 5, 8), min_length=1)
+    """After which blocks, counted through those of two streams and of one."""
+
+    levels: tuple[float, float] = (0.03, 0.85)
+    """Range of the noise levels that latents are looked at."""

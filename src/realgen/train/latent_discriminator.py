@@ -1,0 +1,33 @@
+"""A discriminator of latents by what a frozen flow sees of them: heads on single places, and on wholes.
+
+Source: Sauer et al. 2024, arXiv 2403.12015 (LADD: heads on a frozen flow's features of noised latents). Knows neither
+flow nor photographs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from realgen.train.feature_discriminator import Head
+
+
+class LatentDiscriminator(nn.Module):
+    """Maps (B, channels, side, side), as many as `maps`, and conditions (B, condition) to answers: above 0 is real."""
+
+    def __init__(self, maps: int, channels: int, side: int, *, condition: int, width: int) -> None:
+        super().__init__()
+        self.across = nn.ModuleList([spectral_norm(nn.Conv2d(channels, width, 1)) for _ in range(maps)])
+        self.places = nn.ModuleList([Head(width, condition, halvings=0) for _ in range(maps)])
+        halvings = max(0, side.bit_length() - 2)
+        self.wholes = nn.ModuleList([Head(width, condition, halvings=halvings) for _ in range(maps)])
+
+    def forward(self, maps: Sequence[Tensor], condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The answers of single places (B, maps * side * side), and those of wholes, 2 or 3 a side of each map."""
+        seen = [across(one) for across, one in zip(self.across, maps, strict=True)]
+        places, wholes = (
+            torch.cat([head(one, condition).flatten(1) for head, one in zip(heads, seen, strict=True)], 1)
+            for heads in (self.places, self.wholes)
+        )
+        return places, wholes

@@ -1,0 +1,169 @@
+"""Whom a flow learns against: each tells its answers from photographs in its own way, and learns to.
+
+    learns:   mean max(0, 1 - D(photograph | its caption, s)) + mean max(0, 1 + D(answer | text, s))
+    asks for: -mean w(s) D(answer | text, s)
+
+Both are means over groups of places that an opponent looks at, so that the few places that see a whole picture count as
+much as the many that see a detail. One opponent looks at decoded pictures, another at latents that are noised anew:
+
+    (1 - t) x + t n,    t uniform over `levels`, n normal
+
+Where there is more noise, coarser things are compared. Knows no model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from realgen.train.discriminator import decoder_loss, discriminator_loss
+from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
+from realgen.train.flow_features import FlowFeatures
+from realgen.train.latent_discriminator import LatentDiscriminator
+from realgen.train.lattice import lattice
+
+Read = Callable[[Any], Tensor]
+"""What backbones read of texts to one vector a text (B, C)."""
+
+
+class Seen(NamedTuple):
+    """What an opponent looks at of a batch."""
+
+    maps: list[Tensor]
+    """Each (B, ...)."""
+    asked: Tensor
+    """What it should be (B, C)."""
+
+    def beside(self, other: "Seen") -> "Seen":
+        """These, then the others, without their gradients."""
+        pairs = zip(self.maps, other.maps, strict=True)
+        return Seen([torch.cat(pair).detach() for pair in pairs], torch.cat([self.asked, other.asked]).detach())
+
+
+class Opponent(ABC):
+    """Learns to tell photographs from answers, both as packed latents (B, tokens, C)."""
+
+    def __init__(self, module: nn.Module, read: Read, *, weight: float, learning_rate: float, updates: int) -> None:
+        self.module, self.read, self.weight = module, read, weight
+        self.learning_rate, self.updates = learning_rate, updates
+        self.optimizer = little_momentum(module, learning_rate)
+
+    @abstractmethod
+    def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
+        """What it looks at of latents that answer texts at levels (B,); gradients reach the latents."""
+
+    @abstractmethod
+    def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
+        """Its answers, each (B, places of a group), float32: above 0 is real."""
+
+    def learn(self, real: Seen, fake: Seen, share: float, generator: torch.Generator) -> dict[str, float]:
+        """The updates of a step at this share of the learning rate, and what it said before the first of them."""
+        both, metrics = real.beside(fake), dict[str, float]()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * share
+        for _ in range(self.updates):
+            groups = [one.split([len(real.asked), len(fake.asked)]) for one in self.judge(both, generator)]
+            loss = torch.stack([discriminator_loss(on_real, on_fake) for on_real, on_fake in groups]).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            metrics = metrics or {
+                "discriminator": loss.item(),
+                "on_photographs": torch.stack([on_real.mean() for on_real, _ in groups]).mean().item(),
+                "on_pictures": torch.stack([on_fake.mean() for _, on_fake in groups]).mean().item(),
+            }
+        return metrics
+
+    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars that the flow shall lower, weighed, with answers weighing `weights` (B,) each."""
+        groups = self.judge(fake, generator)
+        losses = [decoder_loss(answers * weights[: len(answers), None]) for answers in groups]
+        return {"adversarial": self.weight * torch.stack(losses).mean()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned, and its moments."""
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class PictureOpponent(Opponent):
+    """Looks at what `decode` makes of the first `count` latents of a batch: pixels around [0, 1], augmented.
+
+    With a `lattice_weight` it asks too that they follow the lattice of their `squares` tokens a side no more than
+    photographs do.
+    """
+
+    def __init__(
+        self,
+        module: FeatureDiscriminator,
+        read: Read,
+        decode: Callable[[Tensor], Tensor],
+        *,
+        count: int,
+        lattice_weight: float,
+        squares: int,
+        **learning: Any,
+    ) -> None:
+        super().__init__(module, read, **learning)
+        self.decode, self.count = decode, count
+        self.lattice_weight, self.squares = lattice_weight, squares
+
+    @override
+    def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
+        """Pictures, and text and level."""
+        asked = torch.cat([self.read(condition), level_waves(sigma)], 1)
+        return Seen([self.decode(latents[: self.count]).float()], asked[: self.count])
+
+    def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
+        """One group: the places of all scales."""
+        return [self.module(augmented(seen.maps[0], generator), seen.asked).float()]
+
+    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """That pictures look real, and not woven."""
+        asked = super().asks(fake, weights, generator)
+        if not self.lattice_weight:
+            return asked
+        return asked | {"lattice": self.lattice_weight * lattice(fake.maps[0], self.squares).relu()}
+
+
+class LatentOpponent(Opponent):
+    """Looks at noised latents through a frozen flow."""
+
+    def __init__(
+        self,
+        module: LatentDiscriminator,
+        read: Read,
+        features: FlowFeatures,
+        *,
+        levels: tuple[float, float],
+        **learning: Any,
+    ) -> None:
+        super().__init__(module, read, **learning)
+        self.features, self.levels = features, levels
+
+    def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
+        """Maps of what noise leaves of the latents, and text, level and the level of that noise."""
+        least, most = self.levels
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        level = least + (most - least) * torch.rand(len(latents), generator=generator).to(latents.device)
+        share = level.view(-1, 1, 1)
+        maps = self.features((1 - share) * latents + share * noise, level, condition)
+        return Seen(maps, torch.cat([self.read(condition), level_waves(sigma), level_waves(level)], 1))
+
+    @override
+    def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
+        """Two groups: single places, and wholes."""
+        return [answers.float() for answers in self.module(seen.maps, seen.asked)]
+
+
+def little_momentum(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW for who learns against somebody who moves too."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.99), weight_decay=0.0)
