@@ -1,5 +1,7 @@
 """A discriminator of latents by what a frozen flow sees of them: heads on single places, and on wholes.
 
+    maps -> fixed orthogonal 1x1 mixing to `width` channels -> two heads a map
+
 Source: Sauer et al. 2024, arXiv 2403.12015 (LADD: heads on a frozen flow's features of noised latents). Knows neither
 flow nor photographs.
 """
@@ -8,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from realgen.train.feature_discriminator import Head
 
@@ -18,7 +19,10 @@ class LatentDiscriminator(nn.Module):
 
     def __init__(self, maps: int, channels: int, side: int, *, condition: int, width: int) -> None:
         super().__init__()
-        self.across = nn.ModuleList([spectral_norm(nn.Conv2d(channels, width, 1)) for _ in range(maps)])
+        self.across = nn.ModuleList([nn.Conv2d(channels, width, 1, bias=False) for _ in range(maps)])
+        for layer in self.across:
+            nn.init.orthogonal_(layer.weight)
+        self.across.requires_grad_(False)
         self.places = nn.ModuleList([Head(width, condition, halvings=0) for _ in range(maps)])
         halvings = max(0, side.bit_length() - 2)
         self.wholes = nn.ModuleList([Head(width, condition, halvings=halvings) for _ in range(maps)])
