@@ -34,6 +34,15 @@ class PictureOpponentSpec(OpponentSpec):
 class LatentOpponentSpec(OpponentSpec):
     """Looks at noised latents through a frozen flow."""
 
+    learning_rate: float = Field(default=1.5e-3, gt=0)
+    """Its learning rate."""
+
+    updates: int = Field(default=4, ge=1)
+    """Its updates a step: they cost little, since the flow's features are taken once."""
+
+    width: int = Field(default=256, ge=1)
+    """Channels of its heads."""
+
     model: str | None = None
     """The FLUX.1 it looks through (folder or hub id, same latents and texts); null is the flow as it stood."""
 
