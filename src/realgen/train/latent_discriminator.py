@@ -1,7 +1,5 @@
 """A discriminator of latents by what a frozen flow sees of them: heads on single places, and on wholes.
 
-    maps -> fixed orthogonal 1x1 mixing to `width` channels -> two heads a map
-
 Source: Sauer et al. 2024, arXiv 2403.12015 (LADD: heads on a frozen flow's features of noised latents). Knows neither
 flow nor photographs.
 """
@@ -19,19 +17,14 @@ class LatentDiscriminator(nn.Module):
 
     def __init__(self, maps: int, channels: int, side: int, *, condition: int, width: int) -> None:
         super().__init__()
-        self.across = nn.ModuleList([nn.Conv2d(channels, width, 1, bias=False) for _ in range(maps)])
-        for layer in self.across:
-            nn.init.orthogonal_(layer.weight)
-        self.across.requires_grad_(False)
-        self.places = nn.ModuleList([Head(width, condition, halvings=0) for _ in range(maps)])
+        self.places = nn.ModuleList([Head(channels, width, condition, halvings=0) for _ in range(maps)])
         halvings = max(0, side.bit_length() - 2)
-        self.wholes = nn.ModuleList([Head(width, condition, halvings=halvings) for _ in range(maps)])
+        self.wholes = nn.ModuleList([Head(channels, width, condition, halvings=halvings) for _ in range(maps)])
 
     def forward(self, maps: Sequence[Tensor], condition: Tensor) -> tuple[Tensor, Tensor]:
         """The answers of single places (B, maps * side * side), and those of wholes, 2 or 3 a side of each map."""
-        seen = [across(one) for across, one in zip(self.across, maps, strict=True)]
         places, wholes = (
-            torch.cat([head(one, condition).flatten(1) for head, one in zip(heads, seen, strict=True)], 1)
+            torch.cat([head(one, condition).flatten(1) for head, one in zip(heads, maps, strict=True)], 1)
             for heads in (self.places, self.wholes)
         )
         return places, wholes
