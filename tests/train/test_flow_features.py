@@ -17,7 +17,7 @@ def backbone(random_flux):
 
 
 def see(backbone, chosen, latents, size=(32, 32)):
-    return FlowFeatures(backbone, blocks_of(backbone), chosen, size=size)(
+    return FlowFeatures(backbone, [blocks_of(backbone)[place] for place in chosen], size=size)(
         latents, torch.tensor([0.3, 0.6]), backbone.encode(["a rose", "a cat"])
     )
 
@@ -49,8 +49,21 @@ def test_gradients_reach_the_latents_and_no_weights(backbone):
 
 
 def test_each_call_sees_anew(backbone):
-    features = FlowFeatures(backbone, blocks_of(backbone), [0, 1], size=(32, 32))
+    features = FlowFeatures(backbone, blocks_of(backbone)[:2], size=(32, 32))
     latents, condition = torch.randn(2, 4, 16), backbone.encode(["a rose", "a cat"])
     first, second = (features(latents, torch.tensor([0.3, 0.6]), condition) for _ in range(2))
     assert len(first) == len(second) == 2
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+def test_the_backbone_serves_others_between_two_calls(backbone):
+    latents, condition, sigma = torch.randn(2, 4, 16), backbone.encode(["a rose", "a cat"]), torch.tensor([0.3, 0.6])
+
+    def answer():
+        with torch.no_grad():
+            return backbone.velocity(latents, sigma, condition, guidance=1.0, size=(32, 32))
+
+    backbone.module.eval()
+    before = answer()
+    see(backbone, [0], latents)
+    assert torch.equal(answer(), before)

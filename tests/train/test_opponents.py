@@ -40,8 +40,9 @@ def test_the_losses_are_what_the_docstring_says(random_flux, condition, name):
     assert opponent.learn(real, fake, 0.0, chance())["discriminator"] == pytest.approx(sum(hinge).item() / len(groups))
     weights = 1 - LEVELS**2
     wanted = [-(one * weights[:count, None]).mean() for one in opponent.judge(fake, chance(5))]
-    asked = opponent.asks(fake, weights, chance(5))
-    assert asked["adversarial"].item() == pytest.approx(0.5 * sum(wanted).item() / len(groups), abs=1e-6)
+    loss, parts = opponent.asks(fake, weights, chance(5))
+    assert parts["adversarial"].item() == pytest.approx(sum(wanted).item() / len(groups), abs=1e-6)
+    assert loss.item() == pytest.approx(0.5 * sum(wanted).item() / len(groups), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pictures", "latents"])
@@ -58,7 +59,7 @@ def test_gradients_reach_the_latents(random_flux, condition, name):
     opponent = opponents_of(random_flux)[name]
     latents = latents_of(1).requires_grad_()
     seen = opponent.see(latents, condition, LEVELS, chance())
-    opponent.asks(seen, torch.ones(4), chance())["adversarial"].backward()
+    opponent.asks(seen, torch.ones(4), chance())[0].backward()
     looked_at = 3 if name == "pictures" else 4
     assert [bool(one.abs().max() > 0) for one in latents.grad] == [place < looked_at for place in range(4)]
 
@@ -102,4 +103,7 @@ def test_a_lattice_is_asked_against_where_it_weighs(random_flux, condition):
     for weight, wanted in ((0.0, {"adversarial"}), (2.0, {"adversarial", "lattice"})):
         opponent = opponents_of(random_flux, side, lattice_weight=weight)["pictures"]
         seen = opponent.see(torch.randn(4, 64, 16, generator=chance()), condition, LEVELS, chance())
-        assert opponent.asks(seen, torch.ones(4), chance()).keys() == wanted
+        loss, parts = opponent.asks(seen, torch.ones(4), chance())
+        assert parts.keys() == wanted
+        woven = parts.get("lattice", torch.zeros(())).relu()
+        torch.testing.assert_close(loss, parts["adversarial"] + weight * woven)

@@ -1,6 +1,8 @@
 """Recipes of the discriminators that a flow learns against."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from realgen.core.spec import Spec
 
@@ -51,3 +53,10 @@ class LatentOpponentSpec(OpponentSpec):
 
     levels: tuple[float, float] = (0.03, 0.85)
     """Range of the noise levels that latents are looked at."""
+
+    @model_validator(mode="after")
+    def _levels_are_a_range(self) -> Self:
+        least, most = self.levels
+        if not 0 <= least <= most < 1:
+            raise ValueError(f"levels go up from 0 to below 1, not from {least:g} to {most:g}")
+        return self

@@ -28,8 +28,10 @@ from torch.nn import functional as F
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.train.drawn import previewed
 from realgen.train.flow_data import FlowData
+from realgen.train.flow_features import as_map
 from realgen.train.half_drawn import HalfDrawn, OwnTrajectories, chance
-from realgen.train.opponents import Opponent, Seen, little_momentum
+from realgen.train.opponents import Opponent, Seen
+from realgen.train.optimizers import little_momentum, step_at
 from realgen.train.precision import computing_in
 from realgen.train.run import Ema, warmup_cosine
 
@@ -88,11 +90,11 @@ class AdversarialTrainer:
             generator = chance(self.seed, 2, index)
             seen, metrics = self._learned(answer, condition, taken.sigma, index, generator)
             if index >= self.warmup:
-                asked, anchor = self._asked(seen, taken.sigma, generator), self._away(answer, taken, condition)
-                loss = torch.stack(list(asked.values())).sum() + self.anchor_weight * anchor
-                loss.backward()  # type: ignore[no-untyped-call]
-                metrics |= {name: value.item() for name, value in asked.items()}
-                metrics |= {"anchor": anchor.item(), "grad_norm": self._update(index)}
+                loss, parts = self._asked(seen, taken.sigma, generator)
+                parts["anchor"] = self._away(answer, taken, condition)
+                (loss + self.anchor_weight * parts["anchor"]).backward()  # type: ignore[no-untyped-call]
+                metrics |= {name: value.item() for name, value in parts.items()}
+                metrics["grad_norm"] = self._update(index)
         return metrics
 
     def _learned(
@@ -111,14 +113,16 @@ class AdversarialTrainer:
             metrics |= {f"{name}_{what}": value for what, value in said.items()}
         return seen, metrics
 
-    def _asked(self, seen: Mapping[str, Seen], sigma: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """What all opponents ask of the flow."""
-        weights = 1 - sigma**self.lateness
-        return {
-            f"{name}_{what}": loss
-            for name, opponent in self.opponents.items()
-            for what, loss in opponent.asks(seen[name], weights, generator).items()
-        }
+    def _asked(
+        self, seen: Mapping[str, Seen], sigma: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What all opponents ask of the flow, and what that is made of."""
+        loss, parts = torch.zeros((), device=self.device), dict[str, Tensor]()
+        for name, opponent in self.opponents.items():
+            asked, said = opponent.asks(seen[name], 1 - sigma**self.lateness, generator)
+            loss = loss + asked
+            parts |= {f"{name}_{what}": value for what, value in said.items()}
+        return loss, parts
 
     def _away(self, answer: Tensor, taken: HalfDrawn, condition: Any) -> Tensor:
         """How far the flow has gone from what it answered before: in layout and colours, and early in all."""
@@ -130,9 +134,7 @@ class AdversarialTrainer:
     def _update(self, index: int) -> float:
         """One of the flow's weights; the norm of its gradient."""
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * self._share(index)
-        self.optimizer.step()
+        step_at(self.optimizer, self.learning_rate * self._share(index))
         self.optimizer.zero_grad(set_to_none=True)
         for opponent in self.opponents.values():  # what it asks for teaches the flow alone
             opponent.optimizer.zero_grad(set_to_none=True)
@@ -201,5 +203,4 @@ class AdversarialTrainer:
 
 def low(latents: Tensor) -> Tensor:
     """Means over squares of 2x2 tokens of square latents (B, tokens, channels): (B, channels, side / 2, side / 2)."""
-    side = round(latents.shape[1] ** 0.5)
-    return F.avg_pool2d(latents.transpose(1, 2).unflatten(2, (side, side)), 2)
+    return F.avg_pool2d(as_map(latents), 2)

@@ -24,6 +24,7 @@ from realgen.train.feature_discriminator import FeatureDiscriminator, augmented,
 from realgen.train.flow_features import FlowFeatures
 from realgen.train.latent_discriminator import LatentDiscriminator
 from realgen.train.lattice import lattice
+from realgen.train.optimizers import little_momentum, step_at
 
 Read = Callable[[Any], Tensor]
 """What backbones read of texts to one vector a text (B, C)."""
@@ -62,13 +63,11 @@ class Opponent(ABC):
     def learn(self, real: Seen, fake: Seen, share: float, generator: torch.Generator) -> dict[str, float]:
         """The updates of a step at this share of the learning rate, and what it said before the first of them."""
         both, metrics = real.beside(fake), dict[str, float]()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * share
         for _ in range(self.updates):
             groups = [one.split([len(real.asked), len(fake.asked)]) for one in self.judge(both, generator)]
             loss = torch.stack([discriminator_loss(on_real, on_fake) for on_real, on_fake in groups]).mean()
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            step_at(self.optimizer, self.learning_rate * share)
             self.optimizer.zero_grad(set_to_none=True)
             metrics = metrics or {
                 "discriminator": loss.item(),
@@ -77,11 +76,12 @@ class Opponent(ABC):
             }
         return metrics
 
-    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars that the flow shall lower, weighed, with answers weighing `weights` (B,) each."""
+    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the flow shall lower, with answers weighing `weights` (B,) each; and the scalars it is made of."""
         groups = self.judge(fake, generator)
         losses = [decoder_loss(answers * weights[: len(answers), None]) for answers in groups]
-        return {"adversarial": self.weight * torch.stack(losses).mean()}
+        adversarial = torch.stack(losses).mean()
+        return self.weight * adversarial, {"adversarial": adversarial}
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned, and its moments."""
@@ -94,7 +94,7 @@ class Opponent(ABC):
 
 
 class PictureOpponent(Opponent):
-    """Looks at what `decode` makes of the first `count` latents of a batch: pixels around [0, 1], augmented.
+    """Looks at what `decode` makes of the first `count` latents of a batch, or of all: pixels around [0, 1], augmented.
 
     With a `lattice_weight` it asks too that they follow the lattice of their `squares` tokens a side no more than
     photographs do.
@@ -106,7 +106,7 @@ class PictureOpponent(Opponent):
         read: Read,
         decode: Callable[[Tensor], Tensor],
         *,
-        count: int,
+        count: int | None,
         lattice_weight: float,
         squares: int,
         **learning: Any,
@@ -125,12 +125,13 @@ class PictureOpponent(Opponent):
         """One group: the places of all scales."""
         return [self.module(augmented(seen.maps[0], generator), seen.asked).float()]
 
-    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """That pictures look real, and not woven."""
-        asked = super().asks(fake, weights, generator)
+        loss, parts = super().asks(fake, weights, generator)
         if not self.lattice_weight:
-            return asked
-        return asked | {"lattice": self.lattice_weight * lattice(fake.maps[0], self.squares).relu()}
+            return loss, parts
+        woven = lattice(fake.maps[0], self.squares)
+        return loss + self.lattice_weight * woven.relu(), parts | {"lattice": woven}
 
 
 class LatentOpponent(Opponent):
@@ -161,9 +162,3 @@ class LatentOpponent(Opponent):
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
         """Two groups: single places, and wholes."""
         return [answers.float() for answers in self.module(seen.maps, seen.asked)]
-
-
-def little_momentum(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW for who learns against somebody who moves too."""
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.99), weight_decay=0.0)

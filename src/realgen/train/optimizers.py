@@ -78,9 +78,7 @@ class MuonAdamW:
         for view, parameter in zip(self._views, self._matrices, strict=True):
             view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
         for optimizer in self._optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
+            step_at(optimizer, lr)
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -96,3 +94,16 @@ class MuonAdamW:
         """Continue from `state`."""
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state[name])
+
+
+def little_momentum(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW for who learns against somebody who moves too."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.99), weight_decay=0.0)
+
+
+def step_at(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Update at this learning rate with the gradients as they stand."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()

@@ -35,7 +35,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     if recipe.pictures is not None:
         opponents["pictures"] = _of_pictures(recipe, recipe.pictures, before)
     if recipe.latents is not None:
-        opponents["latents"] = _of_latents(recipe, recipe.latents)
+        opponents["latents"] = _of_latents(recipe, recipe.latents, before)
     encode, longer = flow.encoder(before), flow.elaborate(recipe, backbone)
     return AdversarialTrainer(
         backbone,
@@ -80,26 +80,27 @@ def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone:
         discriminator.to(device),
         _read,
         _decode(backbone, recipe),
-        count=spec.count or recipe.batch,
+        count=spec.count,
         lattice_weight=spec.lattice_weight,
         squares=squares,
         **_learning(spec),
     )
 
 
-def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec) -> "LatentOpponent":
+def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "FluxBackbone") -> "LatentOpponent":
     from realgen.train.flow_features import FlowFeatures
     from realgen.train.latent_discriminator import LatentDiscriminator
     from realgen.train.opponents import LatentOpponent
 
-    backbone = flow.reader(load_flux(spec.model or recipe.model, recipe.machine), recipe)
+    backbone = before if spec.model is None else flow.reader(load_flux(spec.model, recipe.machine), recipe)
     transformer = backbone.pipeline.transformer
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     if not all(0 <= place < len(blocks) for place in spec.blocks):
         message = f"latents.blocks: {list(spec.blocks)}, where the flow has {len(blocks)} blocks"
         raise ConfigError(message, hint=f"name some of 0 to {len(blocks) - 1}")
+    chosen = [blocks[place] for place in sorted(set(spec.blocks))]
     discriminator = LatentDiscriminator(
-        len(set(spec.blocks)),
+        len(chosen),
         transformer.inner_dim,
         _side(backbone, recipe),
         condition=_condition(backbone) + 2 * _waves(),
@@ -108,7 +109,7 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec) -> "LatentO
     return LatentOpponent(
         discriminator.to(backbone.pipeline.device),
         _read,
-        FlowFeatures(backbone, blocks, sorted(set(spec.blocks)), size=recipe.size),
+        FlowFeatures(backbone, chosen, size=recipe.size),
         levels=spec.levels,
         **_learning(spec),
     )
