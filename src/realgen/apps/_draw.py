@@ -6,16 +6,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from realgen.apps import _show as show
-from realgen.core.protocols import PromptOptimizer
-from realgen.core.recipes import GenerateRecipe
-from realgen.core.types import Progress, Request, Sample
 
 if TYPE_CHECKING:
+    from realgen.core.protocols import PromptOptimizer
+    from realgen.core.recipes import GenerateRecipe
+    from realgen.core.types import Progress, Request, Sample
     from realgen.gallery import Gallery
 
 
-def draw(recipe: GenerateRecipe, gallery: "Gallery", *, optimizer: PromptOptimizer | None, best_of: int | None) -> None:
+def draw(
+    recipe: "GenerateRecipe", gallery: "Gallery", *, optimizer: "PromptOptimizer | None", best_of: int | None
+) -> None:
     """Draw what is pending; what is finished is kept whatever happens."""
+    from realgen.core.types import Progress
+
     pending = gallery.pending
     show.note(f"realgen: {len(pending)} to draw with {recipe.generator.card or recipe.generator.name}, loading")
     if not pending:
@@ -39,8 +43,8 @@ def draw(recipe: GenerateRecipe, gallery: "Gallery", *, optimizer: PromptOptimiz
 
 
 def _samples(
-    recipe: GenerateRecipe, pending: Sequence[Request], *, optimizer: PromptOptimizer | None, best_of: int | None
-) -> Iterable[Sample | Progress]:
+    recipe: "GenerateRecipe", pending: "Sequence[Request]", *, optimizer: "PromptOptimizer | None", best_of: int | None
+) -> "Iterable[Sample | Progress]":
     """The recipe's models put together; scorers outside of the reward look at the chosen pictures alone."""
     from realgen import pipeline, search
     from realgen.wiring import use

@@ -7,12 +7,11 @@ import typer
 
 from realgen.apps import _show as show
 from realgen.apps._options import Json, Paths, ProfileName, RecipeName, split_paths
-from realgen.core import config
 from realgen.core.errors import ConfigError, InputError
-from realgen.core.protocols import Scorer
-from realgen.core.recipes import GenerateRecipe, ScoreRecipe
 
 if TYPE_CHECKING:
+    from realgen.core.protocols import Scorer
+    from realgen.core.recipes import GenerateRecipe, ScoreRecipe
     from realgen.pictures import Found
     from realgen.score_table import Row
 
@@ -55,7 +54,10 @@ def score(
     show.scores(rows, score_table.summarise(rows, list(scorers)), infos, as_json=as_json, as_csv=as_csv)
 
 
-def _load(name: str, profile: str | None, overrides: Sequence[str]) -> ScoreRecipe | GenerateRecipe:
+def _load(name: str, profile: str | None, overrides: Sequence[str]) -> "ScoreRecipe | GenerateRecipe":
+    from realgen.core import config
+    from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+
     recipe = config.load(name, profile=profile, overrides=overrides)
     if not isinstance(recipe, ScoreRecipe | GenerateRecipe):
         raise ConfigError(f"{name} is a recipe of kind {recipe.kind}", hint="score needs kind: score or generate")
@@ -65,7 +67,7 @@ def _load(name: str, profile: str | None, overrides: Sequence[str]) -> ScoreReci
     return recipe
 
 
-def _rows(found: "Sequence[Found]", scorers: Mapping[str, Scorer], *, prompt: str, batch: int) -> "Iterator[Row]":
+def _rows(found: "Sequence[Found]", scorers: "Mapping[str, Scorer]", *, prompt: str, batch: int) -> "Iterator[Row]":
     """A row a picture, in order; at most `batch` pictures are in memory."""
     from realgen import pictures, pipeline
     from realgen.score_table import Row

@@ -9,12 +9,11 @@ import typer
 
 from realgen.apps import _show as show
 from realgen.apps._options import Overrides, ProfileName, RecipeName
-from realgen.core import config
 from realgen.core.errors import ConfigError
-from realgen.core.recipes import GenerateRecipe, ScoreRecipe
 
 if TYPE_CHECKING:
     from realgen.core import wire
+    from realgen.core.recipes import GenerateRecipe, ScoreRecipe
 
 TOKEN = "REALGEN_TOKEN"  # noqa: S105  the variable's name
 _SHORTEST_TOKEN = 16
@@ -55,8 +54,11 @@ def serve(
     _run(merged, limits, host=host, port=port, queue=queue, body_seconds=body_seconds, grace=grace)
 
 
-def load(name: str, profile: str | None, overrides: Sequence[str]) -> GenerateRecipe | ScoreRecipe:
+def load(name: str, profile: str | None, overrides: Sequence[str]) -> "GenerateRecipe | ScoreRecipe":
     """A recipe that has scorers."""
+    from realgen.core import config
+    from realgen.core.recipes import GenerateRecipe, ScoreRecipe
+
     merged = config.load(name, profile=profile, overrides=overrides)
     if not isinstance(merged, GenerateRecipe | ScoreRecipe) or not merged.scorers:
         raise ConfigError(f"the recipe {name} has no scorers", hint="serve needs a recipe with scorers: {NAME: ...}")
@@ -82,7 +84,7 @@ def token_for(host: str) -> str:
 
 
 def _run(
-    recipe: GenerateRecipe | ScoreRecipe,
+    recipe: "GenerateRecipe | ScoreRecipe",
     limits: "wire.Limits",
     *,
     host: str,

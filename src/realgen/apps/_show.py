@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realgen.core.errors import RealGenError
-from realgen.core.types import Metric, Progress, Request, Rewrite, Sample, ScorerInfo
-
 if TYPE_CHECKING:
     from realgen.catalogue import Finding
+    from realgen.core.errors import RealGenError
+    from realgen.core.types import Metric, Progress, Request, Rewrite, Sample, ScorerInfo
     from realgen.gallery import Gallery
     from realgen.provenance import Record
     from realgen.score_table import Row
@@ -23,7 +22,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def error(failure: RealGenError) -> None:
+def error(failure: "RealGenError") -> None:
     """One line: what happened, and what to do."""
     hint = f" ({failure.hint})" if failure.hint else ""
     note(f"error: {' '.join(failure.message.split())}{hint}")
@@ -36,11 +35,11 @@ class Bar:
         self._bar = bar
         self._task = bar.add_task(doing, total=total, step="")
 
-    def within(self, progress: Progress) -> None:
+    def within(self, progress: "Progress") -> None:
         """The batch in work has gone a step further."""
         self._bar.update(self._task, step=f"step {progress.done}/{progress.total}")
 
-    def drawn(self, sample: Sample, path: Path) -> None:
+    def drawn(self, sample: "Sample", path: Path) -> None:
         """One picture is finished."""
         self.advance()
         rewritten = "" if sample.text == sample.request.prompt else f"  {sample.text}"
@@ -53,7 +52,7 @@ class Bar:
         self._bar.update(self._task, advance=1, step="")
 
 
-def _chosen(sample: Sample) -> str:
+def _chosen(sample: "Sample") -> str:
     if sample.choice is None:
         return ""
     why, seed = sample.choice.why, sample.request.seed
@@ -131,7 +130,7 @@ def unscored(rows: "Sequence[Row]") -> None:
         note(f"{len(unreadable)} of {len(rows)} could not be read")
 
 
-def cautions(infos: Mapping[str, ScorerInfo]) -> None:
+def cautions(infos: "Mapping[str, ScorerInfo]") -> None:
     """What scores are not good for, once for all scorers of which the same is said."""
     for caution in dict.fromkeys(info.caution for info in infos.values() if info.caution):
         names = ", ".join(name for name, info in infos.items() if info.caution == caution)
@@ -140,8 +139,8 @@ def cautions(infos: Mapping[str, ScorerInfo]) -> None:
 
 def scores(
     rows: "Sequence[Row]",
-    metrics: Mapping[str, Metric],
-    infos: Mapping[str, ScorerInfo],
+    metrics: "Mapping[str, Metric]",
+    infos: "Mapping[str, ScorerInfo]",
     *,
     as_json: bool,
     as_csv: bool,
@@ -157,7 +156,7 @@ def scores(
         _print_table(rows, metrics, infos)
 
 
-def _print_table(rows: "Sequence[Row]", metrics: Mapping[str, Metric], infos: Mapping[str, ScorerInfo]) -> None:
+def _print_table(rows: "Sequence[Row]", metrics: "Mapping[str, Metric]", infos: "Mapping[str, ScorerInfo]") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -173,13 +172,13 @@ def _print_table(rows: "Sequence[Row]", metrics: Mapping[str, Metric], infos: Ma
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)  # into a pipe or a file, nothing is cut
 
 
-def _footer(metric: Metric) -> str:
+def _footer(metric: "Metric") -> str:
     mean = f"{metric.value:.4f}" if metric.n else "-"
     interval = f"{metric.low:.4f} to {metric.high:.4f}" if metric.n > 1 else "-"
     return f"{mean}\n{interval}\n{metric.n}"
 
 
-def rewrites(requests: Sequence[Request], texts: Sequence[Rewrite], *, as_json: bool) -> None:
+def rewrites(requests: "Sequence[Request]", texts: "Sequence[Rewrite]", *, as_json: bool) -> None:
     """Each prompt's text; a prompt that was kept says why."""
     for request, rewritten in zip(requests, texts, strict=True):
         if as_json:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,12 +26,11 @@ from realgen.apps._options import (
 )
 from realgen.apps._score import score
 from realgen.apps._serve import serve
-from realgen.core import config
 from realgen.core.errors import ConfigError, InputError, RealGenError
-from realgen.core.grpo_recipe import FlowGrpoRecipe
-from realgen.core.recipes import GenerateRecipe, Recipe
-from realgen.core.training_recipes import TrainRecipe
-from realgen.core.types import Request, Rewrite
+
+if TYPE_CHECKING:
+    from realgen.core.recipes import GenerateRecipe, Recipe
+    from realgen.core.types import Request
 
 app = typer.Typer(
     name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -105,7 +104,7 @@ app.command()(score)
 app.command()(serve)
 
 
-def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int, stride: int = 1) -> list[Request]:
+def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int, stride: int = 1) -> "list[Request]":
     from realgen import requests
 
     if list(texts) == ["-"]:
@@ -117,7 +116,10 @@ def _requests(texts: Sequence[str], file: str | None, *, seed: int, num: int, st
     return requests.read_requests(file, seed=seed, count=num, stride=stride)
 
 
-def _load_generate(name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]) -> GenerateRecipe:
+def _load_generate(name: str, profile: str | None, overrides: Sequence[str], flags: dict[str, Any]) -> "GenerateRecipe":
+    from realgen.core import config
+    from realgen.core.recipes import GenerateRecipe
+
     given = {key: value for key, value in flags.items() if value is not ...}
     for override in overrides:
         key = override.partition("=")[0]
@@ -130,9 +132,12 @@ def _load_generate(name: str, profile: str | None, overrides: Sequence[str], fla
     return recipe
 
 
-def _recorded(source: Path, texts: Sequence[str], best_of: int | None) -> tuple[GenerateRecipe, list[Request], Any]:
+def _recorded(source: Path, texts: Sequence[str], best_of: int | None) -> "tuple[GenerateRecipe, list[Request], Any]":
     """Recipe, request and text of an image that realgen made."""
     from realgen import provenance
+    from realgen.core import config
+    from realgen.core.recipes import GenerateRecipe
+    from realgen.core.types import Request, Rewrite
 
     for given, what in ((texts, "a prompt"), (best_of, "--best-of")):
         if given:
@@ -183,6 +188,8 @@ def train(
     profile: ProfileName = None,
 ) -> None:
     """Train by a recipe, into a run folder that can be resumed."""
+    from realgen.core import config
+    from realgen.core.training_recipes import TrainRecipe
     from realgen.wiring import training
 
     if resume is not None:
@@ -253,6 +260,7 @@ def check(
     """Validate a recipe without loading a model, and print it merged."""
     import yaml
 
+    from realgen.core import config
     from realgen.wiring import use
 
     merged = config.load(recipe, profile=profile, overrides=overrides or [])
@@ -263,7 +271,9 @@ def check(
     print(yaml.safe_dump(merged.model_dump(mode="json"), sort_keys=False), end="")
 
 
-def _plan(recipe: Recipe) -> list[tuple[str, str]]:
+def _plan(recipe: "Recipe") -> list[tuple[str, str]]:
+    from realgen.core.grpo_recipe import FlowGrpoRecipe
+
     if not isinstance(recipe, FlowGrpoRecipe):
         raise ConfigError(f"--plan of a recipe of kind {recipe.kind}", hint="it counts what kind: flow_grpo costs")
     from realgen.wiring.plan import plan
