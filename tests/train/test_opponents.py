@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from realgen.train.feature_discriminator import level_waves
 from train.test_adversarial import TOKEN, backbone_of, moved, opponents_of, weights_of
 
 LEVELS = torch.tensor([0.2, 0.4, 0.6, 0.8])
@@ -89,13 +90,53 @@ def test_latents_are_looked_at_under_noise_of_the_levels(random_flux, condition)
     """Of latents that are all 0 only the noise is left, as strong as its level; each level is said."""
     opponent = opponents_of(random_flux)["latents"]
     given = []
-    opponent.features = lambda noised, level, condition: given.append((noised, level)) or []
+    opponent.features = lambda noised, level, condition: given.append((noised, level, condition)) or []
+    opponent.module = lambda maps, asked: given.append(asked) or ()
     seen = opponent.see(torch.zeros(4, 256, 64), condition, LEVELS, chance())
-    noised, level = given[0]
+    opponent.judge(seen, chance())
+    (noised, level, read), asked = given
     assert level.min() >= 0.1
     assert level.max() <= 0.8
     torch.testing.assert_close(noised.std((1, 2)), level, atol=0.02, rtol=0)
-    assert seen.asked.shape == (4, opponent.read(condition).shape[1] + 16)
+    assert type(read) is type(condition)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(read, condition, strict=True))
+    assert asked.shape == (4, opponent.read(condition).shape[1] + 16)
+    torch.testing.assert_close(asked[:, -8:], level_waves(level))
+
+
+def test_low_levels_come_more_often_where_fine_things_count(random_flux, condition):
+    means = []
+    for finer in (1.0, 3.0):
+        opponent = opponents_of(random_flux)["latents"]
+        opponent.finer, given = finer, []
+        opponent.features = lambda noised, level, condition, given=given: given.append(level) or []
+        opponent.module = lambda maps, asked: ()
+        for seed in range(64):
+            opponent.judge(opponent.see(latents_of(1), condition, LEVELS, chance()), chance(seed))
+        means.append(torch.cat(given).mean().item())
+    assert means == pytest.approx([0.1 + 0.7 / 2, 0.1 + 0.7 / 4], abs=0.04)
+
+
+def test_older_latents_are_learned_from_and_forgotten(random_flux, condition):
+    opponent = opponents_of(random_flux, older=3)["latents"]
+    opponent.MEMORY, looked = 6, []
+    judge = opponent.judge
+    opponent.judge = lambda seen, generator: looked.append(seen) or judge(seen, generator)
+    drawn = [seen_of(opponent, condition, fake=10 + place) for place in range(3)]
+    for place, (real, fake) in enumerate(drawn):
+        opponent.learn(real, fake, 1.0, chance(place))
+    assert [len(one.asked) for one in looked] == [8, 11, 11]
+    former = {tuple(one.flatten().tolist()) for _, fake in drawn[:2] for one in fake.shown[0]}
+    assert all(tuple(one.flatten().tolist()) in former for one in looked[2].shown[0][8:])
+    assert len(opponent.memory.asked) == 6
+    assert torch.equal(opponent.memory.shown[0][-4:], drawn[2][1].shown[0])
+    assert not any(one.requires_grad for one in opponent.memory.shown)
+
+
+def test_nothing_older_is_kept_where_nobody_asks(random_flux, condition):
+    opponent = opponents_of(random_flux, older=0)["latents"]
+    opponent.learn(*seen_of(opponent, condition), 1.0, chance())
+    assert opponent.memory is None
 
 
 def test_a_lattice_is_asked_against_where_it_weighs(random_flux, condition):

@@ -33,8 +33,9 @@ def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, e
     assert list((tmp_path / "run").glob("samples/*.png"))
 
 
-def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path):
-    recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]")
+@pytest.mark.parametrize("unrolled", [0, 2])
+def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path, unrolled):
+    recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]", f"unrolled={unrolled}")
     list(training.train(recipe, tmp_path / "whole", resume=False))
     assert_resumed_as_uncut(recipe, tmp_path / "cut", tmp_path / "whole")
 
@@ -73,6 +74,12 @@ def test_one_opponent_may_be_left_out(random_flux, data, eye, tmp_path, gone, le
     assert trainer.opponents.keys() == {left}
 
 
+@pytest.mark.parametrize("options", [("unrolled=5",), ("unrolled=2", "trajectory_steps=[4, 8]")])
+def test_more_steps_than_are_drawn_can_not_be_unrolled(random_flux, data, eye, options):
+    with pytest.raises(ConfigError, match=r"unrolled=\d of \[[\d, ]+\] steps"):
+        recipe_of(random_flux, data, eye, *options)
+
+
 def test_nobody_to_learn_against(random_flux, data, eye):
     with pytest.raises(ConfigError, match="nobody to learn against"):
         recipe_of(random_flux, data, eye, "pictures=null", "latents=null")
@@ -89,5 +96,5 @@ def test_captions_are_made_longer_for_both_sides(random_flux, data, eye, tmp_pat
     trainer = training.build_trainer(recipe_of(random_flux, data, eye, *options), tmp_path)
     plain = [trainer.data.batch(index, count=count, caption_dropout=0.0).captions for index, count in ((0, 6), (1, 4))]
     longer = [trainer.elaborate(captions, index) for index, captions in enumerate(plain)]
-    assert [trainer.trajectories.texts(0, 6), trainer._photographs(0)[1]] == longer
+    assert [trainer.answers.trajectories.texts(0, 6), trainer._photographs(0)[1]] == longer
     assert longer != plain

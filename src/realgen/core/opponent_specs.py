@@ -36,23 +36,26 @@ class PictureOpponentSpec(OpponentSpec):
 class LatentOpponentSpec(OpponentSpec):
     """Looks at noised latents through a frozen flow."""
 
-    learning_rate: float = Field(default=1.5e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Its learning rate."""
 
-    updates: int = Field(default=4, ge=1)
-    """Its updates a step: they cost little, since the flow's features are taken once."""
+    updates: int = Field(default=3, ge=1)
+    """Its updates a step, each under other noise."""
 
-    width: int = Field(default=256, ge=1)
-    """Channels of its heads."""
+    older: int = Field(default=12, ge=0)
+    """How many latents that were drawn in earlier steps it learns from in each."""
 
     model: str | None = None
     """The FLUX.1 it looks through (folder or hub id, same latents and texts); null is the flow as it stood."""
 
-    blocks: tuple[int, ...] = Field(default=(0, 2, 5, 8), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(2, 5, 8), min_length=1)
     """After which blocks, counted through those of two streams and of one."""
 
     levels: tuple[float, float] = (0.03, 0.85)
     """Range of the noise levels that latents are looked at."""
+
+    finer: float = Field(default=1.7, gt=0)
+    """How much more often at the low ones, where fine things are seen: a power of a uniform share; 1 is all alike."""
 
     @model_validator(mode="after")
     def _levels_are_a_range(self) -> Self:

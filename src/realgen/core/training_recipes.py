@@ -289,8 +289,11 @@ class AdversarialRecipe(TrajectoryRecipe):
     warmup: int = Field(default=50, ge=0)
     """Steps in which the opponents learn alone."""
 
+    unrolled: int = Field(default=0, ge=0)
+    """Through how many of the last steps of a whole drawing it learns; 0 takes half-drawn pictures."""
+
     lateness: float = Field(default=2.0, gt=0)
-    """What they ask for at noise level s weighs 1 - s^lateness: the larger, the earlier a picture may settle."""
+    """What is asked of half-drawn ones at level s weighs 1 - s^lateness: the larger, the earlier they may settle."""
 
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
@@ -302,6 +305,15 @@ class AdversarialRecipe(TrajectoryRecipe):
     def _has_weights_before(self) -> Self:
         if self.lora_rank and self.trained_share < 1:
             raise ValueError("trained_share is for whole weights: give 1, and load the LoRA with a lora_scale")
+        return self
+
+    @model_validator(mode="after")
+    def _unrolls_steps_of_one_trajectory(self) -> Self:
+        if self.unrolled and (len(self.trajectory_steps) > 1 or self.unrolled > self.trajectory_steps[0]):
+            steps = list(self.trajectory_steps)
+            raise ValueError(
+                f"unrolled={self.unrolled} of {steps} steps: give trajectory_steps=[N], N at least as many"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,19 +6,20 @@
 Both are means over groups of places that an opponent looks at, so that the few places that see a whole picture count as
 much as the many that see a detail. One opponent looks at decoded pictures, another at latents that are noised anew:
 
-    (1 - t) x + t n,    t uniform over `levels`, n normal
+    (1 - t) x + t n,    t = least + (most - least) u^f,    u uniform, n normal
 
 Where there is more noise, coarser things are compared. Knows no model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from realgen.formulas.flow import interpolate
 from realgen.train.discriminator import decoder_loss, discriminator_loss
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_features import FlowFeatures
@@ -33,15 +34,20 @@ Read = Callable[[Any], Tensor]
 class Seen(NamedTuple):
     """What an opponent looks at of a batch."""
 
-    maps: list[Tensor]
+    shown: tuple[Tensor, ...]
     """Each (B, ...)."""
     asked: Tensor
     """What it should be (B, C)."""
 
     def beside(self, other: "Seen") -> "Seen":
         """These, then the others, without their gradients."""
-        pairs = zip(self.maps, other.maps, strict=True)
-        return Seen([torch.cat(pair).detach() for pair in pairs], torch.cat([self.asked, other.asked]).detach())
+        pairs = zip(self.shown, other.shown, strict=True)
+        return Seen(tuple(torch.cat(pair).detach() for pair in pairs), torch.cat([self.asked, other.asked]).detach())
+
+    def at(self, places: Tensor) -> "Seen":
+        """Those at these places, without their gradients."""
+        places = places.to(self.asked.device)
+        return Seen(tuple(one[places].detach() for one in self.shown), self.asked[places].detach())
 
 
 class Opponent(ABC):
@@ -119,46 +125,84 @@ class PictureOpponent(Opponent):
     def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
         """Pictures, and text and level."""
         asked = torch.cat([self.read(condition), level_waves(sigma)], 1)
-        return Seen([self.decode(latents[: self.count]).float()], asked[: self.count])
+        return Seen((self.decode(latents[: self.count]).float(),), asked[: self.count])
 
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
         """One group: the places of all scales."""
-        return [self.module(augmented(seen.maps[0], generator), seen.asked).float()]
+        return [self.module(augmented(seen.shown[0], generator), seen.asked).float()]
 
     def asks(self, fake: Seen, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """That pictures look real, and not woven."""
         loss, parts = super().asks(fake, weights, generator)
         if not self.lattice_weight:
             return loss, parts
-        woven = lattice(fake.maps[0], self.squares)
+        woven = lattice(fake.shown[0], self.squares)
         return loss + self.lattice_weight * woven.relu(), parts | {"lattice": woven}
 
 
 class LatentOpponent(Opponent):
-    """Looks at noised latents through a frozen flow."""
+    """Looks at latents through a frozen flow, under other noise each time.
+
+    Beside each batch it learns from `older` ones of the last `MEMORY` that it was shown: what was drawn before has to
+    look wrong still, or flow and opponent go round in circles. `to_condition` makes of a condition's tensors, a row a
+    text, what the flow reads.
+    """
+
+    MEMORY = 480
 
     def __init__(
         self,
         module: LatentDiscriminator,
         read: Read,
         features: FlowFeatures,
+        to_condition: Callable[[Iterable[Tensor]], Any],
         *,
         levels: tuple[float, float],
+        finer: float,
+        older: int,
         **learning: Any,
     ) -> None:
         super().__init__(module, read, **learning)
-        self.features, self.levels = features, levels
-
-    def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
-        """Maps of what noise leaves of the latents, and text, level and the level of that noise."""
-        least, most = self.levels
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        level = least + (most - least) * torch.rand(len(latents), generator=generator).to(latents.device)
-        share = level.view(-1, 1, 1)
-        maps = self.features((1 - share) * latents + share * noise, level, condition)
-        return Seen(maps, torch.cat([self.read(condition), level_waves(sigma), level_waves(level)], 1))
+        self.features, self.to_condition = features, to_condition
+        self.levels, self.finer, self.older = levels, finer, older
+        self.memory: Seen | None = None
 
     @override
+    def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
+        """Latents and what the frozen flow reads beside them; text and level."""
+        return Seen((latents, *condition), torch.cat([self.read(condition), level_waves(sigma)], 1))
+
+    @override
+    def learn(self, real: Seen, fake: Seen, share: float, generator: torch.Generator) -> dict[str, float]:
+        """From older latents as well."""
+        memory, shown = self.memory, fake
+        if memory is not None:
+            places = torch.randperm(len(memory.asked), generator=generator)[: self.older]
+            shown = fake.beside(memory.at(places))
+        if self.older:
+            kept = fake if memory is None else memory.beside(fake)
+            self.memory = kept.at(torch.arange(len(kept.asked))[-self.MEMORY :])
+        return super().learn(real, shown, share, generator)
+
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
-        """Two groups: single places, and wholes."""
-        return [answers.float() for answers in self.module(seen.maps, seen.asked)]
+        """Two groups: places, and wholes. The level of each latent's noise is told."""
+        latents, *condition = seen.shown
+        least, most = self.levels
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        chance = torch.rand(len(latents), generator=generator).to(latents.device)
+        level = least + (most - least) * chance**self.finer
+        noised = interpolate(latents, noise, level)
+        maps = self.features(noised, level, self.to_condition(condition))
+        answers = self.module(maps, torch.cat([seen.asked, level_waves(level)], 1))
+        return [one.float() for one in answers]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers as well."""
+        return super().state_dict() | {"memory": None if self.memory is None else self.memory._asdict()}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        super().load_state_dict(state)
+        self.memory = None if state["memory"] is None else Seen(**state["memory"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from realgen.generators.flux import Condition, FluxBackbone
     from realgen.train.adversarial import AdversarialTrainer
+    from realgen.train.answers import Answers
     from realgen.train.opponents import LatentOpponent, Opponent, PictureOpponent
 
 
@@ -40,16 +41,15 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     return AdversarialTrainer(
         backbone,
         before,
+        _answers(recipe, backbone, before, flow.own_texts(data, longer)),
         opponents,
         encode,
         data,
         flow.saver(pipeline, recipe),
-        trajectories=flow.own_trajectories(recipe, backbone, encode, data, longer),
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
         warmup=recipe.warmup,
-        lateness=recipe.lateness,
         anchor_weight=recipe.anchor_weight,
         trained_share=recipe.trained_share,
         ema_decay=recipe.ema_decay,
@@ -57,6 +57,32 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         seed=recipe.seed,
         preview_prompts=recipe.preview_prompts,
         elaborate=longer,
+    )
+
+
+def _answers(
+    recipe: AdversarialRecipe,
+    backbone: "FluxBackbone",
+    before: "FluxBackbone",
+    texts: "Callable[[int, int], list[str]]",
+) -> "Answers":
+    from realgen.train.answers import StepAnswers, WholeAnswers
+
+    encode = flow.encoder(before)
+    if not recipe.unrolled:
+        trajectories = flow.own_trajectories(recipe, backbone, encode, texts)
+        return StepAnswers(backbone, before, encode, recipe.size, trajectories=trajectories, lateness=recipe.lateness)
+    return WholeAnswers(
+        backbone,
+        before,
+        encode,
+        recipe.size,
+        texts=texts,
+        batch=recipe.batch,
+        steps=recipe.trajectory_steps[0],
+        unrolled=recipe.unrolled,
+        guidance=recipe.guidance,
+        seed=recipe.seed,
     )
 
 
@@ -88,6 +114,7 @@ def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone:
 
 
 def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "FluxBackbone") -> "LatentOpponent":
+    from realgen.generators.flux import Condition
     from realgen.train.flow_features import FlowFeatures
     from realgen.train.latent_discriminator import LatentDiscriminator
     from realgen.train.opponents import LatentOpponent
@@ -102,7 +129,6 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "Fl
     discriminator = LatentDiscriminator(
         len(chosen),
         transformer.inner_dim,
-        _side(backbone, recipe),
         condition=_condition(backbone) + 2 * _waves(),
         width=spec.width,
     )
@@ -110,7 +136,10 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "Fl
         discriminator.to(backbone.pipeline.device),
         _read,
         FlowFeatures(backbone, chosen, size=recipe.size),
+        Condition._make,
         levels=spec.levels,
+        finer=spec.finer,
+        older=spec.older,
         **_learning(spec),
     )
 

@@ -24,7 +24,7 @@ def build_trainer(recipe: ExpertsRecipe, folder: Path) -> "ExpertTrainer":
         early,
         late,
         encode,
-        flow.own_trajectories(recipe, backbone, encode, data, flow.elaborate(recipe, backbone)),
+        flow.own_trajectories(recipe, backbone, encode, flow.own_texts(data, flow.elaborate(recipe, backbone))),
         flow.saver(pipeline, recipe),
         boundary=recipe.boundary,
         steps=recipe.steps,

@@ -135,19 +135,24 @@ def encoder(backbone: "FluxBackbone") -> "Callable[[Sequence[str]], Any]":
     return lambda texts: backbone.encode(backbone.tokenize(texts))
 
 
-def own_trajectories(
-    recipe: TrajectoryRecipe,
-    backbone: "FluxBackbone",
-    encode: "Callable[[Sequence[str]], Any]",
-    data: "FlowData",
-    longer: "Elaborations | None",
-) -> "OwnTrajectories":
-    """The flow's own half-drawn pictures, for captions of the even batches of photographs, some made longer."""
-    from realgen.train.half_drawn import OwnTrajectories
+def own_texts(data: "FlowData", longer: "Elaborations | None") -> "Callable[[int, int], list[str]]":
+    """What a flow draws itself to learn from: captions of the even batches of photographs, some made longer."""
 
     def texts(number: int, count: int) -> list[str]:
         captions = data.batch(2 * number, count=count, caption_dropout=0.0).captions
         return captions if longer is None else longer(captions, 2 * number)
+
+    return texts
+
+
+def own_trajectories(
+    recipe: TrajectoryRecipe,
+    backbone: "FluxBackbone",
+    encode: "Callable[[Sequence[str]], Any]",
+    texts: "Callable[[int, int], list[str]]",
+) -> "OwnTrajectories":
+    """The flow's own half-drawn pictures of some texts."""
+    from realgen.train.half_drawn import OwnTrajectories
 
     return OwnTrajectories(
         backbone,

@@ -1,0 +1,170 @@
+"""What a flow answers with when it learns against opponents: to one step of its own, or with a whole drawing.
+
+    of a half-drawn picture:  x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
+    of a whole drawing:       x_0 at the end of a trajectory,   gradients through its last steps
+
+Answers to single steps are cheap, and every level has to look real at once, where the levels after would still have
+gone on. A whole drawing is what is served. Both know how far they lie from what the flow answered before: of layout and
+colours, `low`, the mean over squares of 2x2 tokens, and early in all.
+
+Knows no particular model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from realgen.core.protocols import FlowBackbone, Size
+from realgen.formulas.flow import trajectory
+from realgen.train.flow_features import as_map
+from realgen.train.half_drawn import OwnTrajectories, chance
+
+
+class Answered(NamedTuple):
+    """What a flow answered with."""
+
+    latents: Tensor
+    """(B, tokens, C)."""
+    condition: Any
+    """Of their texts."""
+    sigma: Tensor
+    """The level that each answers from (B,); 0 is a whole drawing."""
+    weights: Tensor
+    """How much each counts (B,)."""
+    away: Callable[[], Tensor]
+    """The squared distance from what the flow answered before."""
+
+
+class Answers(ABC):
+    """Answers of a flow that learns, and how far they are from those of the flow `before`."""
+
+    def __init__(
+        self, backbone: FlowBackbone, before: FlowBackbone, encode: Callable[[Sequence[str]], Any], size: Size
+    ) -> None:
+        self.backbone, self.before, self.encode, self.size = backbone, before, encode, size
+
+    @abstractmethod
+    def at(self, index: int) -> Answered:
+        """Those of step `index`, with gradients where they are enabled."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What steps to come need of those before: nothing."""
+        return None
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from `state`."""
+        assert state is None
+
+    def velocity(self, flow: FlowBackbone, x: Tensor, sigma: Tensor, condition: Any, guidance: Tensor) -> Tensor:
+        """The flow's; one that learns is in its training mode."""
+        flow.module.train(flow is self.backbone)
+        return flow.velocity(x, sigma, condition, guidance=guidance, size=self.size).float()
+
+
+class StepAnswers(Answers):
+    """To single steps from half-drawn pictures, each weighing 1 - s^lateness."""
+
+    def __init__(
+        self,
+        backbone: FlowBackbone,
+        before: FlowBackbone,
+        encode: Callable[[Sequence[str]], Any],
+        size: Size,
+        *,
+        trajectories: OwnTrajectories,
+        lateness: float,
+    ) -> None:
+        super().__init__(backbone, before, encode, size)
+        self.trajectories, self.lateness = trajectories, lateness
+
+    def at(self, index: int) -> Answered:
+        """Of the batch of half-drawn pictures of step `index`."""
+        taken = self.trajectories.at(index)
+        with torch.no_grad():
+            condition = self.encode(taken.texts)
+
+        def answer(flow: FlowBackbone) -> Tensor:
+            v = self.velocity(flow, taken.x, taken.sigma, condition, taken.guidance)
+            return taken.x - taken.sigma.view(-1, 1, 1) * v
+
+        answered = answer(self.backbone)
+
+        def away() -> Tensor:
+            with torch.no_grad():
+                was = answer(self.before)
+            distance, early = answered - was, taken.sigma ** (2 * self.lateness)
+            return low(distance).square().mean() + (early * distance.square().mean((1, 2))).mean()
+
+        return Answered(answered, condition, taken.sigma, 1 - taken.sigma**self.lateness, away)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The trajectories that are being learned from."""
+        return self.trajectories.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from `state`."""
+        self.trajectories.load_state_dict(state)
+
+
+class WholeAnswers(Answers):
+    """Whole drawings of `batch` texts, with gradients through the last `unrolled` of `steps` steps.
+
+    What is compared with the flow before is one of those steps, by chance: where it would have led at once.
+    """
+
+    def __init__(
+        self,
+        backbone: FlowBackbone,
+        before: FlowBackbone,
+        encode: Callable[[Sequence[str]], Any],
+        size: Size,
+        *,
+        texts: Callable[[int, int], Sequence[str]],
+        batch: int,
+        steps: int,
+        unrolled: int,
+        guidance: tuple[float, float],
+        seed: int,
+    ) -> None:
+        super().__init__(backbone, before, encode, size)
+        self.texts, self.batch, self.steps, self.unrolled = texts, batch, steps, unrolled
+        self.guidance, self.seed = guidance, seed
+
+    def at(self, index: int) -> Answered:
+        """Drawings of the texts of draw `index`."""
+        generator, sigmas = chance(self.seed, 0, index), self.backbone.sigmas(self.steps, self.size)
+        shape = (self.batch, *self.backbone.noise([0], self.size).shape[1:])
+        noise = torch.randn(shape, generator=generator).to(sigmas.device)
+        least, most = self.guidance
+        guidance = (least + (most - least) * torch.rand(self.batch, generator=generator)).to(sigmas.device)
+        looked_at = int(torch.randint(self.unrolled, (1,), generator=generator))
+        with torch.no_grad():
+            condition = self.encode(self.texts(index, self.batch))
+        taken: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            is_learned = torch.is_grad_enabled() and len(taken) >= self.steps - self.unrolled
+            with torch.set_grad_enabled(is_learned):
+                v = self.velocity(self.backbone, x, sigma, condition, guidance)
+            taken.append((x.detach(), sigma, v))
+            return v
+
+        *_, drawn = trajectory(velocity, noise, sigmas)
+
+        def away() -> Tensor:
+            x, sigma, v = taken[-1 - looked_at]
+            with torch.no_grad():
+                was = self.velocity(self.before, x, sigma, condition, guidance)
+            return low(sigma.view(-1, 1, 1) * (v - was)).square().mean()
+
+        nothing = torch.zeros(self.batch, device=sigmas.device)
+        return Answered(drawn.x, condition, nothing, nothing + 1, away)
+
+
+def low(latents: Tensor) -> Tensor:
+    """Means over squares of 2x2 tokens of square latents (B, tokens, channels): (B, channels, side / 2, side / 2)."""
+    return F.avg_pool2d(as_map(latents), 2)
