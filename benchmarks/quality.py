@@ -1,6 +1,6 @@
 """What the embedded generator is worth: does it draw what was asked for, how varied, how far from photographs.
 
-    python benchmarks/quality.py DATA [--prompts plain long unheld] [--images 100] [--out FILE] [KEY=VALUE ...]
+    python benchmarks/quality.py DATA [--prompts plain] [--prompts long] ... [--images 100] [--out FILE] [KEY=VALUE ...]
 
 The classifier is benchmarks/yardstick, frozen before the first evaluation. Prompts are those of benchmarks/prompts,
 seeds 0 to images - 1, default steps, nothing selected, as they stand unless prompt_optimizer='{name: NAME}' is given.
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("overrides", nargs="*")
     lists = ["plain", "long", "unheld"]
-    parser.add_argument("--prompts", nargs="+", choices=lists, default=lists)
+    parser.add_argument("--prompts", action="append", choices=lists, help="one of its lists; default all")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--out", type=Path)
     given = parser.parse_intermixed_args()
@@ -64,7 +64,7 @@ def main() -> None:
     report = {"photographs": of_photographs(yardstick, test, train) | {"variety": of_subjects(test, real)}}
     recipe = realgen.load("tiny", overrides=given.overrides)
     generator, optimizer = realgen.build_generator(recipe), realgen.build_optimizer(recipe)
-    for name in given.prompts:
+    for name in given.prompts or lists:
         prompts = yaml.safe_load((PROMPTS / f"{name}.yaml").read_text(encoding="utf-8"))
         report[name] = of_prompts(yardstick, Drawer(generator, optimizer), prompts, given.images, real)
         print(name, json.dumps(report[name]), flush=True)
