@@ -11,7 +11,7 @@ from conftest import FLOAT32
 from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import Condition, FluxBackbone
 from realgen.train.adversarial import AdversarialTrainer
-from realgen.train.answers import StepAnswers
+from realgen.train.answers import Flows, StepAnswers
 from realgen.train.feature_discriminator import FeatureDiscriminator, summary
 from realgen.train.flow_data import FlowData
 from realgen.train.flow_features import FlowFeatures
@@ -81,7 +81,8 @@ def trainer_of(folder, side=32, trajectory_steps=(3, 4), opponents=None, latenes
     data = FlowData(photographs(), before.latents, size=side, category_weights={}, seed=3)
     encode = encoder_of(before)
     trajectories = trajectories_of(backbone, encode, side=side, steps=trajectory_steps)
-    to_steps = StepAnswers(backbone, before, encode, (side, side), trajectories=trajectories, lateness=lateness)
+    flows = Flows(backbone, before, encode, (side, side))
+    to_steps = StepAnswers(flows, trajectories=trajectories, lateness=lateness)
     knobs = {
         "steps": 12,
         "batch": 4,
@@ -95,7 +96,7 @@ def trainer_of(folder, side=32, trajectory_steps=(3, 4), opponents=None, latenes
         "preview_prompts": ("a rose", "a cat"),
         **options,
     }
-    answered = answers(backbone, before, encode) if answers else to_steps
+    answered = answers(flows) if answers else to_steps
     against = opponents or opponents_of(folder, side)
     save = backbone.pipeline.save_pretrained
     trainer = AdversarialTrainer(backbone, before, answered, against, encode, data, save, **knobs)

@@ -3,19 +3,21 @@
 import pytest
 import torch
 
-from realgen.train.answers import StepAnswers, WholeAnswers, low
+from realgen.formulas.flow import trajectory
+from realgen.train.answers import Flows, StepAnswers, WholeAnswers, low
+from realgen.train.half_drawn import chance
 from train.test_adversarial import SIZE, backbone_of, encoder_of, moved, trainer_of, trajectories_of, weights_of
 
 
 def flows_of(folder):
     learning, before = backbone_of(folder, trains=True), backbone_of(folder, trains=False)
-    return learning, before, encoder_of(before)
+    return Flows(learning, before, encoder_of(before), SIZE)
 
 
 def steps_of(folder, steps=(3, 4)):
-    learning, before, encode = flows_of(folder)
-    trajectories = trajectories_of(learning, encode, steps=steps)
-    return StepAnswers(learning, before, encode, SIZE, trajectories=trajectories, lateness=2.0)
+    flows = flows_of(folder)
+    trajectories = trajectories_of(flows.learning, flows.encode, steps=steps)
+    return StepAnswers(flows, trajectories=trajectories, lateness=2.0)
 
 
 def texts_of(number, count):
@@ -24,11 +26,11 @@ def texts_of(number, count):
 
 def wholes(unrolled=2, steps=4):
     knobs = {"texts": texts_of, "batch": 2, "steps": steps, "unrolled": unrolled, "guidance": (1.0, 4.0), "seed": 0}
-    return lambda backbone, before, encode: WholeAnswers(backbone, before, encode, SIZE, **knobs)
+    return lambda flows: WholeAnswers(flows, **knobs)
 
 
 def wholes_of(folder, **options):
-    return wholes(**options)(*flows_of(folder))
+    return wholes(**options)(flows_of(folder))
 
 
 def shifted(flow, by=0.05):
@@ -40,8 +42,8 @@ def test_the_answer_to_a_step_is_the_end_of_a_straight_line(random_flux):
     answers = steps_of(random_flux)
     taken, answered = answers.trajectories.at(1), answers.at(1)
     with torch.no_grad():
-        condition = answers.encode(taken.texts)
-        v = answers.backbone.velocity(taken.x, taken.sigma, condition, guidance=taken.guidance, size=SIZE)
+        condition = answers.flows.encode(taken.texts)
+        v = answers.flows.learning.velocity(taken.x, taken.sigma, condition, guidance=taken.guidance, size=SIZE)
     torch.testing.assert_close(answered.latents, taken.x - taken.sigma.view(-1, 1, 1) * v, atol=1e-5, rtol=1e-5)
     assert torch.equal(answered.sigma, taken.sigma)
     assert torch.equal(answered.weights, 1 - taken.sigma**2)
@@ -51,7 +53,7 @@ def test_how_far_an_answer_to_a_step_is_from_before(random_flux):
     answers = steps_of(random_flux)
     taken = answers.trajectories.at(0)
     assert answers.at(0).away().item() == pytest.approx(0, abs=1e-9)
-    shifted(answers.backbone)
+    shifted(answers.flows.learning)
     distance = (0.05 * taken.sigma).square()
     wanted = distance.mean() + (taken.sigma**4 * distance).mean()
     assert answers.at(0).away().item() == pytest.approx(wanted.item(), rel=1e-3)
@@ -63,7 +65,7 @@ def test_a_period_learns_from_each_state_once(random_flux):
     states = torch.cat([one.x for one in taken]).flatten(1)
     assert torch.cdist(states, states).add(torch.eye(12) * 9).min() > 1e-3
     assert sorted(taken[0].sigma.tolist() + taken[1].sigma.tolist() + taken[2].sigma.tolist()) == pytest.approx(
-        sorted(answers.backbone.sigmas(4, SIZE)[:-1].tolist() * 3)
+        sorted(answers.flows.learning.sigmas(4, SIZE)[:-1].tolist() * 3)
     )
     assert not torch.equal(answers.trajectories.at(3).x, taken[0].x)
 
@@ -73,8 +75,15 @@ def test_a_whole_drawing_is_what_the_flow_draws(random_flux):
     drawn = [wholes_of(random_flux, unrolled=unrolled).at(3) for unrolled in (1, 4)]
     torch.testing.assert_close(drawn[0].latents, drawn[1].latents)
     answers = wholes_of(random_flux)
-    x = torch.randn((2, 4, drawn[0].latents.shape[2]), generator=torch.Generator().manual_seed(3))
-    assert drawn[0].latents.shape == x.shape
+    flows, generator = answers.flows, chance(0, 0, 3)
+    noise = torch.randn(drawn[0].latents.shape, generator=generator)
+    guidance, condition = 1 + 3 * torch.rand(2, generator=generator), flows.encode(texts_of(3, 2))
+    sigmas = flows.learning.sigmas(4, SIZE)
+    with torch.no_grad():
+        *_, last = trajectory(
+            lambda x, sigma: flows.learning.velocity(x, sigma, condition, guidance=guidance, size=SIZE), noise, sigmas
+        )
+    torch.testing.assert_close(drawn[0].latents, last.x)
     assert not drawn[0].sigma.any()
     assert torch.equal(drawn[0].weights, torch.ones(2))
     assert not torch.equal(answers.at(4).latents, answers.at(3).latents)
@@ -83,14 +92,14 @@ def test_a_whole_drawing_is_what_the_flow_draws(random_flux):
 
 def test_gradients_go_through_the_last_steps_alone(random_flux):
     answers = wholes_of(random_flux, unrolled=2)
-    seen, velocity = [], answers.backbone.velocity
+    seen, velocity = [], answers.flows.learning.velocity
 
     def watched(x, sigma, condition, **given):
         v = velocity(x, sigma, condition, **given)
         seen.append(v.requires_grad)
         return v
 
-    answers.backbone.velocity = watched
+    answers.flows.learning.velocity = watched
     assert answers.at(0).latents.requires_grad
     assert seen == [False, False, True, True]
     with torch.no_grad():
@@ -101,8 +110,8 @@ def test_how_far_a_whole_drawing_is_from_before(random_flux):
     """Of one of its steps: where it leads at once, a level times the change of the velocity."""
     answers = wholes_of(random_flux, unrolled=2)
     assert answers.at(0).away().item() == pytest.approx(0, abs=1e-9)
-    shifted(answers.backbone)
-    levels = answers.backbone.sigmas(4, SIZE)[2:4]
+    shifted(answers.flows.learning)
+    levels = answers.flows.learning.sigmas(4, SIZE)[2:4]
     far = answers.at(0).away().item()
     assert any(far == pytest.approx((0.05 * level.item()) ** 2, rel=1e-3) for level in levels)
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.formulas.flow import trajectory
 from realgen.train.flow_features import as_map
-from realgen.train.half_drawn import OwnTrajectories, chance
+from realgen.train.half_drawn import OwnTrajectories, between, chance, noise_of
 
 
 class Answered(NamedTuple):
@@ -39,13 +39,23 @@ class Answered(NamedTuple):
     """The squared distance from what the flow answered before."""
 
 
-class Answers(ABC):
-    """Answers of a flow that learns, and how far they are from those of the flow `before`."""
+class Flows(NamedTuple):
+    """A flow that learns, and the flow as it stood before."""
 
-    def __init__(
-        self, backbone: FlowBackbone, before: FlowBackbone, encode: Callable[[Sequence[str]], Any], size: Size
-    ) -> None:
-        self.backbone, self.before, self.encode, self.size = backbone, before, encode, size
+    learning: FlowBackbone
+    before: FlowBackbone
+    encode: Callable[[Sequence[str]], Any]
+    """Makes of texts what both read."""
+    size: Size
+
+    def velocity(self, flow: FlowBackbone, x: Tensor, sigma: Tensor, condition: Any, guidance: Tensor) -> Tensor:
+        """That of one of the two; the one that learns is in its training mode."""
+        flow.module.train(flow is self.learning)
+        return flow.velocity(x, sigma, condition, guidance=guidance, size=self.size).float()
+
+
+class Answers(ABC):
+    """Answers of a flow that learns, and how far they are from those before."""
 
     @abstractmethod
     def at(self, index: int) -> Answered:
@@ -59,43 +69,28 @@ class Answers(ABC):
         """Continue from `state`."""
         assert state is None
 
-    def velocity(self, flow: FlowBackbone, x: Tensor, sigma: Tensor, condition: Any, guidance: Tensor) -> Tensor:
-        """The flow's; one that learns is in its training mode."""
-        flow.module.train(flow is self.backbone)
-        return flow.velocity(x, sigma, condition, guidance=guidance, size=self.size).float()
-
 
 class StepAnswers(Answers):
     """To single steps from half-drawn pictures, each weighing 1 - s^lateness."""
 
-    def __init__(
-        self,
-        backbone: FlowBackbone,
-        before: FlowBackbone,
-        encode: Callable[[Sequence[str]], Any],
-        size: Size,
-        *,
-        trajectories: OwnTrajectories,
-        lateness: float,
-    ) -> None:
-        super().__init__(backbone, before, encode, size)
-        self.trajectories, self.lateness = trajectories, lateness
+    def __init__(self, flows: Flows, *, trajectories: OwnTrajectories, lateness: float) -> None:
+        self.flows, self.trajectories, self.lateness = flows, trajectories, lateness
 
     def at(self, index: int) -> Answered:
         """Of the batch of half-drawn pictures of step `index`."""
         taken = self.trajectories.at(index)
         with torch.no_grad():
-            condition = self.encode(taken.texts)
+            condition = self.flows.encode(taken.texts)
 
         def answer(flow: FlowBackbone) -> Tensor:
-            v = self.velocity(flow, taken.x, taken.sigma, condition, taken.guidance)
+            v = self.flows.velocity(flow, taken.x, taken.sigma, condition, taken.guidance)
             return taken.x - taken.sigma.view(-1, 1, 1) * v
 
-        answered = answer(self.backbone)
+        answered = answer(self.flows.learning)
 
         def away() -> Tensor:
             with torch.no_grad():
-                was = answer(self.before)
+                was = answer(self.flows.before)
             distance, early = answered - was, taken.sigma ** (2 * self.lateness)
             return low(distance).square().mean() + (early * distance.square().mean((1, 2))).mean()
 
@@ -118,10 +113,7 @@ class WholeAnswers(Answers):
 
     def __init__(
         self,
-        backbone: FlowBackbone,
-        before: FlowBackbone,
-        encode: Callable[[Sequence[str]], Any],
-        size: Size,
+        flows: Flows,
         *,
         texts: Callable[[int, int], Sequence[str]],
         batch: int,
@@ -130,26 +122,25 @@ class WholeAnswers(Answers):
         guidance: tuple[float, float],
         seed: int,
     ) -> None:
-        super().__init__(backbone, before, encode, size)
+        self.flows = flows
         self.texts, self.batch, self.steps, self.unrolled = texts, batch, steps, unrolled
         self.guidance, self.seed = guidance, seed
 
     def at(self, index: int) -> Answered:
         """Drawings of the texts of draw `index`."""
-        generator, sigmas = chance(self.seed, 0, index), self.backbone.sigmas(self.steps, self.size)
-        shape = (self.batch, *self.backbone.noise([0], self.size).shape[1:])
-        noise = torch.randn(shape, generator=generator).to(sigmas.device)
-        least, most = self.guidance
-        guidance = (least + (most - least) * torch.rand(self.batch, generator=generator)).to(sigmas.device)
+        flows, generator = self.flows, chance(self.seed, 0, index)
+        sigmas = flows.learning.sigmas(self.steps, flows.size)
+        noise = noise_of(flows.learning, flows.size, self.batch, generator).to(sigmas.device)
+        guidance = between(self.guidance, self.batch, generator).to(sigmas.device)
         looked_at = int(torch.randint(self.unrolled, (1,), generator=generator))
         with torch.no_grad():
-            condition = self.encode(self.texts(index, self.batch))
+            condition = flows.encode(self.texts(index, self.batch))
         taken: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             is_learned = torch.is_grad_enabled() and len(taken) >= self.steps - self.unrolled
             with torch.set_grad_enabled(is_learned):
-                v = self.velocity(self.backbone, x, sigma, condition, guidance)
+                v = flows.velocity(flows.learning, x, sigma, condition, guidance)
             taken.append((x.detach(), sigma, v))
             return v
 
@@ -158,7 +149,7 @@ class WholeAnswers(Answers):
         def away() -> Tensor:
             x, sigma, v = taken[-1 - looked_at]
             with torch.no_grad():
-                was = self.velocity(self.before, x, sigma, condition, guidance)
+                was = flows.velocity(flows.before, x, sigma, condition, guidance)
             return low(sigma.view(-1, 1, 1) * (v - was)).square().mean()
 
         nothing = torch.zeros(self.batch, device=sigmas.device)

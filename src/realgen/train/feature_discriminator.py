@@ -34,7 +34,7 @@ class FeatureDiscriminator(nn.Module):
                 nn.init.zeros_(layer.bias)
             module.requires_grad_(False)
         halvings = range(len(channels) - 1, -1, -1)
-        self.heads = nn.ModuleList([Head(width, width, condition, halvings=max(0, count - 1)) for count in halvings])
+        self.heads = nn.ModuleList([Head(width, condition, halvings=max(0, count - 1)) for count in halvings])
 
     def forward(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """The answers of every place."""
@@ -49,15 +49,14 @@ class FeatureDiscriminator(nn.Module):
 
 
 class Head(nn.Module):
-    """A map (B, channels, H, W), halved some times, and conditions (B, condition) to an answer a place (B, 1, h, w)."""
+    """A map (B, width, H, W), halved some times, and conditions (B, condition) to an answer a place (B, 1, h, w)."""
 
-    def __init__(self, channels: int, width: int, condition: int, *, halvings: int) -> None:
+    def __init__(self, width: int, condition: int, *, halvings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(halvings):
-            layers += [spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
-            channels = width
-        layers += [spectral_norm(nn.Conv2d(channels, width, 3, padding=1)), nn.LeakyReLU(0.2)]
+            layers += [spectral_norm(nn.Conv2d(width, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        layers += [spectral_norm(nn.Conv2d(width, width, 3, padding=1)), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.answer = spectral_norm(nn.Conv2d(width, 1, 1))
         self.project = spectral_norm(nn.Linear(condition, width))
@@ -65,9 +64,13 @@ class Head(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """The answers."""
         hidden = self.layers(x)
-        wanted = self.project(condition)[:, :, None, None]
-        answers: Tensor = self.answer(hidden) + (hidden * wanted).sum(1, keepdim=True) / math.sqrt(hidden.shape[1])
+        answers: Tensor = self.answer(hidden) + projection(hidden, self.project(condition))
         return answers
+
+
+def projection(hidden: Tensor, wanted: Tensor) -> Tensor:
+    """How much places (B, C, h, w) are what is wanted (B, C): (B, 1, h, w) (arXiv 1802.05637)."""
+    return (hidden * wanted[:, :, None, None]).sum(1, keepdim=True) / math.sqrt(hidden.shape[1])
 
 
 def summary(states: Tensor, pooled: Tensor) -> Tensor:

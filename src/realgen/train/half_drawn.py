@@ -47,11 +47,10 @@ def half_draw(
     `guidance` (N,) is one scale a text; the noise is drawn from `generator`, on the CPU.
     """
     sigmas, found = backbone.sigmas(steps, size), []
-    shape = backbone.noise([0], size).shape[1:]
     for start in range(0, len(texts), batch):
         some, scale = list(texts[start : start + batch]), guidance[start : start + batch].to(sigmas.device)
         condition = encode(some)
-        x = torch.randn((len(some), *shape), generator=generator).to(sigmas.device)
+        x = noise_of(backbone, size, len(some), generator).to(sigmas.device)
 
         def velocity(x: Tensor, sigma: Tensor, condition: Any = condition, scale: Tensor = scale) -> Tensor:
             return backbone.velocity(x, sigma, condition, guidance=scale, size=size)
@@ -102,8 +101,7 @@ class OwnTrajectories:
         steps = self.steps[int(torch.randint(len(self.steps), (1,), generator=generator))]
         count = -(-self.period * self.batch // steps)
         texts = self.texts(number, count)
-        least, most = self.guidance
-        guidance = least + (most - least) * torch.rand(count, generator=generator)
+        guidance = between(self.guidance, count, generator)
         drawn: HalfDrawn = half_draw(
             self.backbone, self.encode, texts, steps=steps, size=self.size, guidance=guidance, generator=generator
         )
@@ -121,3 +119,14 @@ class OwnTrajectories:
 def chance(seed: int, what: int, number: int) -> torch.Generator:
     """Chance of its own for each thing (0 to 3) that is drawn and each time."""
     return torch.Generator().manual_seed((seed * 4 + what) * 64_000_192 + number)
+
+
+def noise_of(backbone: FlowBackbone, size: Size, count: int, generator: torch.Generator) -> Tensor:
+    """Where `count` trajectories begin (count, tokens, channels), drawn on the CPU."""
+    return torch.randn((count, *backbone.noise([0], size).shape[1:]), generator=generator)
+
+
+def between(limits: tuple[float, float], count: int, generator: torch.Generator, *, power: float = 1.0) -> Tensor:
+    """Numbers (count,) from the least to the most of `limits`: a power of uniform shares of the way, on the CPU."""
+    least, most = limits
+    return least + (most - least) * torch.rand(count, generator=generator) ** power

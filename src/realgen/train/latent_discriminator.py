@@ -7,12 +7,13 @@ Source: Sauer et al. 2024, arXiv 2403.12015 (LADD: heads on a frozen flow's feat
 flow nor photographs.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from realgen.train.feature_discriminator import projection
 
 
 class LatentDiscriminator(nn.Module):
@@ -64,7 +65,7 @@ class _Wholes(nn.Module):
 
 
 class _Answer(nn.Module):
-    """Whether it is real, and whether it is what it should be (projection; Miyato & Koyama 2018, arXiv 1802.05637)."""
+    """Whether it is real, and whether it is what it should be."""
 
     def __init__(self, condition: int, width: int) -> None:
         super().__init__()
@@ -72,6 +73,5 @@ class _Answer(nn.Module):
         self.wanted = nn.Linear(condition, width)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        wanted = self.wanted(condition)[:, :, None, None]
-        answers: Tensor = self.real(hidden) + (hidden * wanted).sum(1, keepdim=True) / math.sqrt(hidden.shape[1])
+        answers: Tensor = self.real(hidden) + projection(hidden, self.wanted(condition))
         return answers.flatten(1)

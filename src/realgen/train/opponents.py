@@ -23,6 +23,7 @@ from realgen.formulas.flow import interpolate
 from realgen.train.discriminator import decoder_loss, discriminator_loss
 from realgen.train.feature_discriminator import FeatureDiscriminator, augmented, level_waves
 from realgen.train.flow_features import FlowFeatures
+from realgen.train.half_drawn import between
 from realgen.train.latent_discriminator import LatentDiscriminator
 from realgen.train.lattice import lattice
 from realgen.train.optimizers import little_momentum, step_at
@@ -187,10 +188,8 @@ class LatentOpponent(Opponent):
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
         """Two groups: places, and wholes. The level of each latent's noise is told."""
         latents, *condition = seen.shown
-        least, most = self.levels
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        chance = torch.rand(len(latents), generator=generator).to(latents.device)
-        level = least + (most - least) * chance**self.finer
+        level = between(self.levels, len(latents), generator, power=self.finer).to(latents.device)
         noised = interpolate(latents, noise, level)
         maps = self.features(noised, level, self.to_condition(condition))
         answers = self.module(maps, torch.cat([seen.asked, level_waves(level)], 1))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from realgen.generators.flux import Condition, FluxBackbone
     from realgen.train.adversarial import AdversarialTrainer
-    from realgen.train.answers import Answers
+    from realgen.train.answers import Answers, Flows
     from realgen.train.opponents import LatentOpponent, Opponent, PictureOpponent
 
 
@@ -26,6 +26,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     import torch
 
     from realgen.train.adversarial import AdversarialTrainer
+    from realgen.train.answers import Flows
 
     pipeline = flow.open_flux(recipe, recipe.model)
     backbone = flow.reader(pipeline, recipe)
@@ -41,7 +42,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     return AdversarialTrainer(
         backbone,
         before,
-        _answers(recipe, backbone, before, flow.own_texts(data, longer)),
+        _answers(recipe, Flows(backbone, before, encode, recipe.size), flow.own_texts(data, longer)),
         opponents,
         encode,
         data,
@@ -60,23 +61,14 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     )
 
 
-def _answers(
-    recipe: AdversarialRecipe,
-    backbone: "FluxBackbone",
-    before: "FluxBackbone",
-    texts: "Callable[[int, int], list[str]]",
-) -> "Answers":
+def _answers(recipe: AdversarialRecipe, flows: "Flows", texts: "Callable[[int, int], list[str]]") -> "Answers":
     from realgen.train.answers import StepAnswers, WholeAnswers
 
-    encode = flow.encoder(before)
     if not recipe.unrolled:
-        trajectories = flow.own_trajectories(recipe, backbone, encode, texts)
-        return StepAnswers(backbone, before, encode, recipe.size, trajectories=trajectories, lateness=recipe.lateness)
+        trajectories = flow.own_trajectories(recipe, flows.learning, flows.encode, texts)
+        return StepAnswers(flows, trajectories=trajectories, lateness=recipe.lateness)
     return WholeAnswers(
-        backbone,
-        before,
-        encode,
-        recipe.size,
+        flows,
         texts=texts,
         batch=recipe.batch,
         steps=recipe.trajectory_steps[0],

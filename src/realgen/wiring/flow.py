@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from realgen.core.protocols import FlowBackbone
     from realgen.generators.flux import FluxBackbone
     from realgen.train.elaborations import Elaborations
     from realgen.train.flow_data import FlowData
@@ -147,7 +148,7 @@ def own_texts(data: "FlowData", longer: "Elaborations | None") -> "Callable[[int
 
 def own_trajectories(
     recipe: TrajectoryRecipe,
-    backbone: "FluxBackbone",
+    backbone: "FlowBackbone",
     encode: "Callable[[Sequence[str]], Any]",
     texts: "Callable[[int, int], list[str]]",
 ) -> "OwnTrajectories":
