@@ -12,12 +12,13 @@ from realgen.generators._loading import load_pipeline
 from realgen.generators.flux import Condition, FluxBackbone
 from realgen.train.adversarial import AdversarialTrainer
 from realgen.train.answers import Flows, StepAnswers
+from realgen.train.enlarged_discriminator import EnlargedDiscriminator
 from realgen.train.feature_discriminator import FeatureDiscriminator, summary
 from realgen.train.flow_data import FlowData
 from realgen.train.flow_features import FlowFeatures
 from realgen.train.half_drawn import OwnTrajectories
 from realgen.train.latent_discriminator import LatentDiscriminator
-from realgen.train.opponents import LatentOpponent, PictureOpponent
+from realgen.train.opponents import EnlargedOpponent, LatentOpponent, PictureOpponent
 from train.test_flow_sft import photographs
 
 SIZE = (32, 32)
@@ -47,7 +48,7 @@ def read(condition):
 
 
 def opponents_of(folder, side=32, lattice_weight=0.0, older=2, **options):
-    """One of pictures, which looks at three of a batch, and one of latents."""
+    """One of pictures, which looks at three of a batch, one of latents, and one of contents."""
     backbone = backbone_of(folder, trains=False)
     blocks = [*backbone.module.transformer_blocks, *backbone.module.single_transformer_blocks]
     features = FlowFeatures(backbone, blocks[:2], size=(side, side))
@@ -61,6 +62,7 @@ def opponents_of(folder, side=32, lattice_weight=0.0, older=2, **options):
     torch.manual_seed(0)
     eyed = FeatureDiscriminator(eye, [3, 3, 3, 3], condition=texts + 8, width=8)
     tokens = side // TOKEN
+    content = EnlargedDiscriminator(eye, [3, 3, 3, 3], condition=texts + 8, width=8)
     latent = LatentDiscriminator(2, backbone.module.inner_dim, condition=texts + 16, width=8)
     return {
         "pictures": PictureOpponent(
@@ -69,6 +71,7 @@ def opponents_of(folder, side=32, lattice_weight=0.0, older=2, **options):
         "latents": LatentOpponent(
             latent, read, features, Condition._make, levels=(0.1, 0.8), finer=2.0, older=older, **learning
         ),
+        "enlarged": EnlargedOpponent(content, read, decode, side=64, noise=0.1, older=older, **learning),
     }
 
 
@@ -91,7 +94,6 @@ def trainer_of(folder, side=32, trajectory_steps=(3, 4), opponents=None, latenes
         "anchor_weight": 1.0,
         "trained_share": 1.0,
         "ema_decay": 0.5,
-        "size": (side, side),
         "seed": 0,
         "preview_prompts": ("a rose", "a cat"),
         **options,
@@ -99,7 +101,7 @@ def trainer_of(folder, side=32, trajectory_steps=(3, 4), opponents=None, latenes
     answered = answers(flows) if answers else to_steps
     against = opponents or opponents_of(folder, side)
     save = backbone.pipeline.save_pretrained
-    trainer = AdversarialTrainer(backbone, before, answered, against, encode, data, save, **knobs)
+    trainer = AdversarialTrainer(flows, answered, against, data, save, **knobs)
     trainer.dtype = torch.float32
     return trainer
 
@@ -114,16 +116,24 @@ def moved(module, before):
 
 def test_all_learn_and_the_flow_before_stays(random_flux):
     trainer = trainer_of(random_flux)
-    pictures, latents = trainer.opponents.values()
-    parts = (trainer.module, pictures.module, latents.module, trainer.before.module, latents.features.backbone.module)
+    pictures, latents, enlarged = trainer.opponents.values()
+    parts = (
+        trainer.module,
+        pictures.module,
+        latents.module,
+        enlarged.module,
+        trainer.flows.before.module,
+        latents.features.backbone.module,
+    )
     kept = [weights_of(part) for part in parts]
     metrics = trainer.step(0)
     changed = [moved(part, before) for part, before in zip(parts, kept, strict=True)]
     assert any(name.startswith("single_transformer_blocks") for name in changed[0])
     assert {name.partition(".")[0] for name in changed[1]} == {"heads"}
     assert {name.partition(".")[0] for name in changed[2]} == {"places", "wholes"}
-    assert not changed[3]
+    assert {"place", "whole", "fine", "finer", "wanted"} <= {name.partition(".")[0] for name in changed[3]}
     assert not changed[4]
+    assert not changed[5]
     said = {"discriminator", "on_photographs", "on_pictures", "adversarial"}
     wanted = {f"{name}_{what}" for name in trainer.opponents for what in said}
     assert metrics.keys() == wanted | {"anchor", "grad_norm"}
@@ -169,7 +179,7 @@ def test_answers_weigh_by_their_level(random_flux):
     for opponent in trainer.opponents.values():
         opponent.asks = lambda fake, weights, generator: given.append(weights) or (fake.shown[0].sum() * 0, {})
     trainer.step(0)
-    assert len(given) == 2
+    assert len(given) == len(trainer.opponents)
     assert all(torch.equal(weights, 1 - trainer.answers.trajectories.at(0).sigma ** 2) for weights in given)
 
 
@@ -244,8 +254,8 @@ def test_captions_of_photographs_are_made_longer(random_flux):
         return [f"{caption}, soft light" for caption in captions]
 
     trainer = trainer_of(random_flux, elaborate=elaborate)
-    read, encode = [], trainer.encode
-    trainer.encode = lambda texts: read.append(list(texts)) or encode(texts)
+    read, encode = [], trainer.flows.encode
+    trainer.flows = trainer.flows._replace(encode=lambda texts: read.append(list(texts)) or encode(texts))
     trainer.step(0)
     assert asked == [(1, 4)]
     assert [all(text.endswith(", soft light") for text in texts) for texts in read] == [True]

@@ -24,8 +24,9 @@ def texts_of(number, count):
     return [("a rose", "a cat")[(number + place) % 2] for place in range(count)]
 
 
-def wholes(unrolled=2, steps=4):
-    knobs = {"texts": texts_of, "batch": 2, "steps": steps, "unrolled": unrolled, "guidance": (1.0, 4.0), "seed": 0}
+def wholes(unrolled=2, steps=4, kept=0):
+    counts = {"batch": 2, "steps": steps, "unrolled": unrolled, "kept": kept}
+    knobs = {"texts": texts_of, "guidance": (1.0, 4.0), "seed": 0, **counts}
     return lambda flows: WholeAnswers(flows, **knobs)
 
 
@@ -114,6 +115,35 @@ def test_how_far_a_whole_drawing_is_from_before(random_flux):
     levels = answers.flows.learning.sigmas(4, SIZE)[2:4]
     far = answers.at(0).away().item()
     assert any(far == pytest.approx((0.05 * level.item()) ** 2, rel=1e-3) for level in levels)
+
+
+def test_the_last_steps_may_be_those_of_the_flow_before(random_flux):
+    answers = wholes_of(random_flux, unrolled=3, kept=2)
+    flows, generator, taken = answers.flows, chance(0, 0, 3), []
+    shifted(flows.learning)
+    drawn = answers.at(3).latents
+    noise = torch.randn(drawn.shape, generator=generator)
+    guidance, condition = 1 + 3 * torch.rand(2, generator=generator), flows.encode(texts_of(3, 2))
+
+    def velocity(x, sigma):
+        taken.append(flows.learning if len(taken) < 2 else flows.before)
+        return taken[-1].velocity(x, sigma, condition, guidance=guidance, size=SIZE)
+
+    with torch.no_grad():
+        *_, last = trajectory(velocity, noise, flows.learning.sigmas(4, SIZE))
+    torch.testing.assert_close(drawn.detach(), last.x)
+    drawn.sum().backward()
+    assert flows.learning.module.proj_out.bias.grad.any()
+    assert all(one.grad is None for one in flows.before.module.parameters())
+
+
+def test_what_is_kept_is_compared_in_every_detail(random_flux):
+    """One learned step, of level 0.05 times its own, and a kept one: ten times the square of 0.05."""
+    answers = wholes_of(random_flux, unrolled=3, kept=2)
+    assert answers.at(0).away().item() == pytest.approx(0, abs=1e-9)
+    shifted(answers.flows.learning)
+    level = answers.flows.learning.sigmas(4, SIZE)[1].item()
+    assert answers.at(0).away().item() == pytest.approx(0.05**2 * (level**2 + 10), rel=1e-3)
 
 
 def test_whole_drawings_teach_and_resume_exactly(random_flux):

@@ -46,7 +46,25 @@ def test_the_losses_are_what_the_docstring_says(random_flux, condition, name):
     assert loss.item() == pytest.approx(0.5 * sum(wanted).item() / len(groups), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pictures", "latents"])
+def test_the_losses_of_log_odds_are_what_the_docstring_says(random_flux, condition):
+    opponent = opponents_of(random_flux, weight=0.5, older=0)["enlarged"]
+    real, fake = seen_of(opponent, condition)
+    with torch.no_grad():
+        groups = [one.sigmoid() for one in opponent.judge(real.beside(fake), chance())]
+    losses = []
+    for one in groups:
+        on_real, on_fake = one[:4], one[4:]
+        losses += [-(0.95 * on_real.log() + 0.05 * (1 - on_real).log()).mean()]
+        losses += [-(0.05 * on_fake.log() + 0.95 * (1 - on_fake).log()).mean()]
+    said = opponent.learn(real, fake, 0.0, chance())["discriminator"]
+    assert said == pytest.approx(sum(losses).item() / 4, rel=1e-4)
+    weights = 1 - LEVELS**2
+    wanted = [-(weights[:, None] * one.sigmoid().log()).mean() for one in opponent.judge(fake, chance(5))]
+    loss, _ = opponent.asks(fake, weights, chance(5))
+    assert loss.item() == pytest.approx(0.5 * sum(wanted).item() / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pictures", "latents", "enlarged"])
 def test_an_opponent_learns_to_tell_fainter_latents(random_flux, condition, name):
     opponent = opponents_of(random_flux, learning_rate=1e-2, updates=5)[name]
     said = [
@@ -55,7 +73,7 @@ def test_an_opponent_learns_to_tell_fainter_latents(random_flux, condition, name
     assert said[-1] < said[0] - 0.1
 
 
-@pytest.mark.parametrize("name", ["pictures", "latents"])
+@pytest.mark.parametrize("name", ["pictures", "latents", "enlarged"])
 def test_gradients_reach_the_latents(random_flux, condition, name):
     opponent = opponents_of(random_flux)[name]
     latents = latents_of(1).requires_grad_()
@@ -65,7 +83,7 @@ def test_gradients_reach_the_latents(random_flux, condition, name):
     assert [bool(one.abs().max() > 0) for one in latents.grad] == [place < looked_at for place in range(4)]
 
 
-@pytest.mark.parametrize("name", ["pictures", "latents"])
+@pytest.mark.parametrize("name", ["pictures", "latents", "enlarged"])
 def test_a_share_of_nothing_changes_nothing(random_flux, condition, name):
     opponent = opponents_of(random_flux, updates=2)[name]
     before = weights_of(opponent.module)
@@ -117,8 +135,9 @@ def test_low_levels_come_more_often_where_fine_things_count(random_flux, conditi
     assert means == pytest.approx([0.1 + 0.7 / 2, 0.1 + 0.7 / 4], abs=0.04)
 
 
-def test_older_latents_are_learned_from_and_forgotten(random_flux, condition):
-    opponent = opponents_of(random_flux, older=3)["latents"]
+@pytest.mark.parametrize("name", ["latents", "enlarged"])
+def test_older_answers_are_learned_from_and_forgotten(random_flux, condition, name):
+    opponent = opponents_of(random_flux, older=3)[name]
     opponent.MEMORY, looked = 6, []
     judge = opponent.judge
     opponent.judge = lambda seen, generator: looked.append(seen) or judge(seen, generator)

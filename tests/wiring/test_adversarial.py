@@ -33,9 +33,12 @@ def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, e
     assert list((tmp_path / "run").glob("samples/*.png"))
 
 
-@pytest.mark.parametrize("unrolled", [0, 2])
-def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path, unrolled):
-    recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]", f"unrolled={unrolled}")
+@pytest.mark.parametrize(
+    "options",
+    [(), ("unrolled=2",), ("unrolled=3", "kept_steps=1", "pictures=null", "enlarged={side: 64, older: 2}")],
+)
+def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path, options):
+    recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]", *options)
     list(training.train(recipe, tmp_path / "whole", resume=False))
     assert_resumed_as_uncut(recipe, tmp_path / "cut", tmp_path / "whole")
 
@@ -72,6 +75,12 @@ def test_one_opponent_may_be_left_out(random_flux, data, eye, tmp_path, gone, le
     trainer = training.build_trainer(recipe_of(random_flux, data, eye, f"{gone}=null", "warmup=0"), tmp_path)
     assert {f"{left}_adversarial", "anchor"} <= trainer.step(0).keys()
     assert trainer.opponents.keys() == {left}
+
+
+@pytest.mark.parametrize("options", [("kept_steps=1",), ("unrolled=2", "kept_steps=2")])
+def test_something_has_to_be_learned_before_what_is_kept(random_flux, data, eye, options):
+    with pytest.raises(ConfigError, match=r"kept_steps=\d: give more in unrolled"):
+        recipe_of(random_flux, data, eye, *options)
 
 
 @pytest.mark.parametrize("options", [("unrolled=5",), ("unrolled=2", "trajectory_steps=[4, 8]")])

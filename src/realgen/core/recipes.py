@@ -2,10 +2,10 @@
 
 from typing import Literal
 
+from realgen.core.adversarial_recipe import AdversarialRecipe
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.spec import Machine, Plug, Scored
 from realgen.core.training_recipes import (
-    AdversarialRecipe,
     AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,

@@ -5,7 +5,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from realgen.core.opponent_specs import LatentOpponentSpec, PictureOpponentSpec
 from realgen.core.spec import Machine, Spec
 
 
@@ -270,57 +269,6 @@ class ExpertsRecipe(TrajectoryRecipe):
 
     boundary: float = Field(default=0.78, gt=0, lt=1)
     """Noise level above which the model as it stands teaches."""
-
-
-class AdversarialRecipe(TrajectoryRecipe):
-    """Adversarial post-training: what a flow makes of its own half-drawn pictures has to look like a photograph."""
-
-    kind: Literal["adversarial"]
-
-    eye: Path
-    """Weights of an EfficientNet-Lite, through which an opponent looks too."""
-
-    pictures: PictureOpponentSpec | None = PictureOpponentSpec()
-    """Tells decoded pictures apart; null is nobody."""
-
-    latents: LatentOpponentSpec | None = None
-    """Tells latents apart; null is nobody."""
-
-    warmup: int = Field(default=50, ge=0)
-    """Steps in which the opponents learn alone."""
-
-    unrolled: int = Field(default=0, ge=0)
-    """Through how many of the last steps of a whole drawing it learns; 0 takes half-drawn pictures."""
-
-    lateness: float = Field(default=2.0, gt=0)
-    """What is asked of half-drawn ones at level s weighs 1 - s^lateness: the larger, the earlier they may settle."""
-
-    anchor_weight: float = Field(default=1.0, ge=0)
-    """Weight of the squared distance from what the flow answered before: of layout and colours, early of all."""
-
-    trained_share: float = Field(default=1.0, gt=0, le=1)
-    """What is exported lies this far on the way from the weights before to the trained ones."""
-
-    @model_validator(mode="after")
-    def _has_weights_before(self) -> Self:
-        if self.lora_rank and self.trained_share < 1:
-            raise ValueError("trained_share is for whole weights: give 1, and load the LoRA with a lora_scale")
-        return self
-
-    @model_validator(mode="after")
-    def _unrolls_steps_of_one_trajectory(self) -> Self:
-        if self.unrolled and (len(self.trajectory_steps) > 1 or self.unrolled > self.trajectory_steps[0]):
-            steps = list(self.trajectory_steps)
-            raise ValueError(
-                f"unrolled={self.unrolled} of {steps} steps: give trajectory_steps=[N], N at least as many"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_an_opponent(self) -> Self:
-        if self.pictures is None and self.latents is None:
-            raise ValueError("nobody to learn against: give pictures={} or latents={}")
-        return self
 
 
 class ClassifierRecipe(PhotographRecipe):

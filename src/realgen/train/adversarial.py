@@ -11,7 +11,7 @@ What is exported lies between the weights before and the average of those after:
 prompts ask, and what was known of it is kept so.
 
 Sources: Sauer et al. 2024, arXiv 2403.12015 (LADD); Lin et al. 2025, arXiv 2501.08316 (adversarial post-training);
-Wortsman et al. 2022, arXiv 2109.01903 (weights between). Knows no model: it is handed backbone, answers, opponents.
+Wortsman et al. 2022, arXiv 2109.01903 (weights between). Knows no model: it is handed flows, answers, opponents.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from realgen.core.protocols import FlowBackbone, Size
-from realgen.train.answers import Answered, Answers
+from realgen.train.answers import Answered, Answers, Flows
 from realgen.train.drawn import previewed
 from realgen.train.flow_data import FlowData
 from realgen.train.half_drawn import chance
@@ -34,10 +33,10 @@ from realgen.train.run import Ema, warmup_cosine
 
 
 class AdversarialTrainer:
-    """The backbone's module against opponents that tell its answers from photographs, and learn to.
+    """A flow against opponents that tell its answers from photographs, and learn to.
 
-    `before` is the flow as it stood, and stays so. `encode` makes of texts what both read, whatever was encoded
-    earlier. `elaborate` makes some captions of photographs longer, as those of the answers are.
+    The flow before stays as it stood. `elaborate` makes some captions of photographs longer, as those of the answers
+    are.
     """
 
     dtype = torch.bfloat16
@@ -45,11 +44,9 @@ class AdversarialTrainer:
 
     def __init__(
         self,
-        backbone: FlowBackbone,
-        before: FlowBackbone,
+        flows: Flows,
         answers: Answers,
         opponents: Mapping[str, Opponent],
-        encode: Callable[[Sequence[str]], Any],
         data: FlowData,
         save: Callable[[Path], None],
         *,
@@ -60,17 +57,16 @@ class AdversarialTrainer:
         anchor_weight: float,
         trained_share: float,
         ema_decay: float,
-        size: Size,
         seed: int,
         preview_prompts: Sequence[str] = (),
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
-        self.backbone, self.before, self.answers, self.opponents = backbone, before, answers, opponents
-        self.encode, self.data, self.save = encode, data, save
+        self.flows, self.answers, self.opponents = flows, answers, opponents
+        self.data, self.save = data, save
         self.steps, self.batch, self.warmup, self.learning_rate = steps, batch, warmup, learning_rate
         self.anchor_weight, self.trained_share = anchor_weight, trained_share
-        self.size, self.seed, self.preview_prompts, self.elaborate = size, seed, preview_prompts, elaborate
-        self.module = backbone.module
+        self.seed, self.preview_prompts, self.elaborate = seed, preview_prompts, elaborate
+        self.module = flows.learning.module
         self.device = next(self.module.parameters()).device
         self.optimizer = little_momentum(self.module, learning_rate)
         self.ema = Ema(self.module, ema_decay)
@@ -96,7 +92,7 @@ class AdversarialTrainer:
         """What each opponent sees of the answers, once it has learned from them, and its metrics."""
         clean, captions = self._photographs(index)
         with torch.no_grad():
-            told = self.encode(captions)
+            told = self.flows.encode(captions)
         seen: dict[str, Seen] = {}
         metrics: dict[str, float] = {}
         for name, opponent in self.opponents.items():
@@ -146,7 +142,7 @@ class AdversarialTrainer:
     def preview(self) -> list[Image.Image]:
         """Pictures of the preview prompts by what would be exported, at guidance 3, seeds from 0."""
         with self._served.applied(self.module), computing_in(self.dtype, self.device):
-            return previewed(self.backbone, self.encode, self.preview_prompts, size=self.size)
+            return previewed(self.flows.learning, self.flows.encode, self.preview_prompts, size=self.flows.size)
 
     def export(self, folder: Path) -> None:
         """Write the weights between those before and the average, in the format of the model."""
@@ -158,7 +154,7 @@ class AdversarialTrainer:
         """The weights that are served."""
         if self.trained_share == 1:
             return self.ema
-        return self.ema.between(dict(self.before.module.named_parameters()), share=self.trained_share)
+        return self.ema.between(dict(self.flows.before.module.named_parameters()), share=self.trained_share)
 
     def state_dict(self) -> dict[str, Any]:
         """All networks that learn, their moments, the average, and what answers to come need of those before."""

@@ -1,7 +1,8 @@
 """What a flow answers with when it learns against opponents: to one step of its own, or with a whole drawing.
 
     of a half-drawn picture:  x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
-    of a whole drawing:       x_0 at the end of a trajectory,   gradients through its last steps
+    of a whole drawing:       x_0 at the end of a trajectory,   gradients through its last steps, some of which may
+                                                                be those of the flow before
 
 Answers to single steps are cheap, and every level has to look real at once, where the levels after would still have
 gone on. A whole drawing is what is served. Both know how far they lie from what the flow answered before: of layout and
@@ -108,8 +109,13 @@ class StepAnswers(Answers):
 class WholeAnswers(Answers):
     """Whole drawings of `batch` texts, with gradients through the last `unrolled` of `steps` steps.
 
-    What is compared with the flow before is one of those steps, by chance: where it would have led at once.
+    What is compared with the flow before is one of those steps, by chance: where it would have led at once. The last
+    `kept` of them are steps of the flow before, and what is learned has to answer like it there, in every detail: so
+    layouts change, and what draws them out does not.
     """
+
+    KEPT_WEIGHT = 10.0
+    """Of the squared distance between velocities at a step that is kept."""
 
     def __init__(
         self,
@@ -119,11 +125,13 @@ class WholeAnswers(Answers):
         batch: int,
         steps: int,
         unrolled: int,
+        kept: int,
         guidance: tuple[float, float],
         seed: int,
     ) -> None:
         self.flows = flows
-        self.texts, self.batch, self.steps, self.unrolled = texts, batch, steps, unrolled
+        self.texts, self.batch, self.steps = texts, batch, steps
+        self.unrolled, self.kept = unrolled, kept
         self.guidance, self.seed = guidance, seed
 
     def at(self, index: int) -> Answered:
@@ -132,25 +140,32 @@ class WholeAnswers(Answers):
         sigmas = flows.learning.sigmas(self.steps, flows.size)
         noise = noise_of(flows.learning, flows.size, self.batch, generator).to(sigmas.device)
         guidance = between(self.guidance, self.batch, generator).to(sigmas.device)
-        looked_at = int(torch.randint(self.unrolled, (1,), generator=generator))
+        learned, settled = self.steps - self.kept, self.steps - self.unrolled
+        looked_at = int(torch.randint(settled, learned, (1,), generator=generator))
+        kept_at = int(torch.randint(learned, self.steps, (1,), generator=generator)) if self.kept else None
         with torch.no_grad():
             condition = flows.encode(self.texts(index, self.batch))
         taken: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            is_learned = torch.is_grad_enabled() and len(taken) >= self.steps - self.unrolled
-            with torch.set_grad_enabled(is_learned):
-                v = flows.velocity(flows.learning, x, sigma, condition, guidance)
+            flow = flows.learning if len(taken) < learned else flows.before
+            with torch.set_grad_enabled(torch.is_grad_enabled() and len(taken) >= settled):
+                v = flows.velocity(flow, x, sigma, condition, guidance)
             taken.append((x.detach(), sigma, v))
             return v
 
         *_, drawn = trajectory(velocity, noise, sigmas)
 
         def away() -> Tensor:
-            x, sigma, v = taken[-1 - looked_at]
+            x, sigma, v = taken[looked_at]
             with torch.no_grad():
                 was = flows.velocity(flows.before, x, sigma, condition, guidance)
-            return low(sigma.view(-1, 1, 1) * (v - was)).square().mean()
+            distance = low(sigma.view(-1, 1, 1) * (v - was)).square().mean()
+            if kept_at is None:
+                return distance
+            x, sigma, v = taken[kept_at]
+            now = flows.velocity(flows.learning, x, sigma, condition, guidance)
+            return distance + self.KEPT_WEIGHT * (now - v.detach()).square().mean()
 
         nothing = torch.zeros(self.batch, device=sigmas.device)
         return Answered(drawn.x, condition, nothing, nothing + 1, away)

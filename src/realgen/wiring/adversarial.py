@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from realgen.core.adversarial_recipe import (
+    AdversarialRecipe,
+    EnlargedOpponentSpec,
+    LatentOpponentSpec,
+    OpponentSpec,
+    PictureOpponentSpec,
+)
 from realgen.core.errors import ConfigError
-from realgen.core.opponent_specs import LatentOpponentSpec, OpponentSpec, PictureOpponentSpec
-from realgen.core.training_recipes import AdversarialRecipe
 from realgen.wiring import flow
 from realgen.wiring.materials import load_flux
 
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
     from realgen.generators.flux import Condition, FluxBackbone
     from realgen.train.adversarial import AdversarialTrainer
     from realgen.train.answers import Answers, Flows
-    from realgen.train.opponents import LatentOpponent, Opponent, PictureOpponent
+    from realgen.train.efficientnet_lite import EfficientNetLite
+    from realgen.train.opponents import EnlargedOpponent, LatentOpponent, Opponent, PictureOpponent
 
 
 def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTrainer":
@@ -38,13 +44,13 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         opponents["pictures"] = _of_pictures(recipe, recipe.pictures, before)
     if recipe.latents is not None:
         opponents["latents"] = _of_latents(recipe, recipe.latents, before)
-    encode, longer = flow.encoder(before), flow.elaborate(recipe, backbone)
+    if recipe.enlarged is not None:
+        opponents["enlarged"] = _of_enlarged(recipe, recipe.enlarged, before)
+    flows, longer = Flows(backbone, before, flow.encoder(before), recipe.size), flow.elaborate(recipe, backbone)
     return AdversarialTrainer(
-        backbone,
-        before,
-        _answers(recipe, Flows(backbone, before, encode, recipe.size), flow.own_texts(data, longer)),
+        flows,
+        _answers(recipe, flows, flow.own_texts(data, longer)),
         opponents,
-        encode,
         data,
         flow.saver(pipeline, recipe),
         steps=recipe.steps,
@@ -54,7 +60,6 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         anchor_weight=recipe.anchor_weight,
         trained_share=recipe.trained_share,
         ema_decay=recipe.ema_decay,
-        size=recipe.size,
         seed=recipe.seed,
         preview_prompts=recipe.preview_prompts,
         elaborate=longer,
@@ -73,15 +78,13 @@ def _answers(recipe: AdversarialRecipe, flows: "Flows", texts: "Callable[[int, i
         batch=recipe.batch,
         steps=recipe.trajectory_steps[0],
         unrolled=recipe.unrolled,
+        kept=recipe.kept_steps,
         guidance=recipe.guidance,
         seed=recipe.seed,
     )
 
 
 def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone: "FluxBackbone") -> "PictureOpponent":
-    import torch
-
-    from realgen.train.efficientnet_lite import open_efficientnet_lite
     from realgen.train.feature_discriminator import FeatureDiscriminator
     from realgen.train.lattice import LEAST_SQUARES
     from realgen.train.opponents import PictureOpponent
@@ -90,12 +93,11 @@ def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone:
     if spec.lattice_weight and squares < LEAST_SQUARES:
         message = f"pictures.lattice_weight: a picture of {recipe.size[0]} pixels has {squares} tokens a side"
         raise ConfigError(message, hint=f"give pictures.lattice_weight=0, or a size with {LEAST_SQUARES} or more")
-    device = backbone.pipeline.device
-    eye = open_efficientnet_lite(recipe.eye).to(device, memory_format=torch.channels_last)
+    eye = _open_eye(recipe, backbone)
     condition = _condition(backbone) + _waves()
     discriminator = FeatureDiscriminator(eye, eye.channels, condition=condition, width=spec.width)
     return PictureOpponent(
-        discriminator.to(device),
+        discriminator.to(backbone.pipeline.device),
         _read,
         _decode(backbone, recipe),
         count=spec.count,
@@ -134,6 +136,34 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "Fl
         older=spec.older,
         **_learning(spec),
     )
+
+
+def _of_enlarged(recipe: AdversarialRecipe, spec: EnlargedOpponentSpec, before: "FluxBackbone") -> "EnlargedOpponent":
+    from realgen.train.enlarged_discriminator import EnlargedDiscriminator
+    from realgen.train.opponents import EnlargedOpponent
+
+    eye = _open_eye(recipe, before)
+    condition = _condition(before) + _waves()
+    discriminator = EnlargedDiscriminator(eye, eye.channels, condition=condition, width=spec.width)
+    return EnlargedOpponent(
+        discriminator.to(before.pipeline.device),
+        _read,
+        _decode(before, recipe),
+        side=spec.side,
+        noise=spec.noise,
+        older=spec.older,
+        **_learning(spec),
+    )
+
+
+def _open_eye(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "EfficientNetLite":
+    import torch
+
+    from realgen.train.efficientnet_lite import open_efficientnet_lite
+
+    eye = open_efficientnet_lite(recipe.eye)
+    eye.to(backbone.pipeline.device, memory_format=torch.channels_last)
+    return eye
 
 
 def _learning(spec: OpponentSpec) -> "dict[str, Any]":

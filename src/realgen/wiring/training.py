@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from realgen.core import config
+from realgen.core.adversarial_recipe import AdversarialRecipe
 from realgen.core.errors import ConfigError
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.recipes import Recipe
 from realgen.core.spec import Plug
 from realgen.core.training_recipes import (
-    AdversarialRecipe,
     AlignmentRecipe,
     AutoencoderRecipe,
     ClassifierRecipe,

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from realgen.core.opponent_specs import LatentOpponentSpec, PictureOpponentSpec
+from realgen.core.adversarial_recipe import LatentOpponentSpec, PictureOpponentSpec
 
 
 def test_nothing_need_be_said():
