@@ -21,6 +21,9 @@ class OpponentSpec(Spec):
     updates: int = Field(default=3, ge=1)
     """Its updates a step, all on what it sees of the step's batch."""
 
+    older: int = Field(default=0, ge=0)
+    """How many answers of earlier steps it learns from in each."""
+
     width: int = Field(default=128, ge=1)
     """Channels of its heads."""
 
@@ -45,7 +48,7 @@ class LatentOpponentSpec(OpponentSpec):
     """Its updates a step, each under other noise."""
 
     older: int = Field(default=12, ge=0)
-    """How many latents that were drawn in earlier steps it learns from in each."""
+    """How many latents of earlier steps it learns from in each."""
 
     model: str | None = None
     """The FLUX.1 it looks through (folder or hub id, same latents and texts); null is the flow as it stood."""
@@ -74,7 +77,7 @@ class EnlargedOpponentSpec(OpponentSpec):
     """Its updates a step, each on other windows."""
 
     older: int = Field(default=8, ge=0)
-    """How many pictures that were drawn in earlier steps it learns from in each."""
+    """How many pictures of earlier steps it learns from in each."""
 
     side: int = Field(default=240, ge=64)
     """Pixels of the side that pictures are enlarged to."""

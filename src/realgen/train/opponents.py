@@ -76,6 +76,10 @@ class Opponent(ABC):
         self.optimizer = little_momentum(module, learning_rate)
         self.memory: Seen | None = None
 
+    def asked(self, condition: Any, sigma: Tensor) -> Tensor:
+        """What answers to texts at levels (B,) should be (B, C): both as numbers."""
+        return torch.cat([self.read(condition), level_waves(sigma)], 1)
+
     @abstractmethod
     def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
         """What it looks at of latents that answer texts at levels (B,); gradients reach the latents."""
@@ -165,7 +169,7 @@ class PictureOpponent(Opponent):
     @override
     def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
         """Pictures, and text and level."""
-        asked = torch.cat([self.read(condition), level_waves(sigma)], 1)
+        asked = self.asked(condition, sigma)
         return Seen((self.decode(latents[: self.count]).float(),), asked[: self.count])
 
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
@@ -205,7 +209,7 @@ class LatentOpponent(Opponent):
     @override
     def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
         """Latents and what the frozen flow reads beside them; text and level."""
-        return Seen((latents, *condition), torch.cat([self.read(condition), level_waves(sigma)], 1))
+        return Seen((latents, *condition), self.asked(condition, sigma))
 
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
         """Two groups: places, and wholes. The level of each latent's noise is told."""
@@ -239,7 +243,7 @@ class EnlargedOpponent(Opponent):
     @override
     def see(self, latents: Tensor, condition: Any, sigma: Tensor, generator: torch.Generator) -> Seen:
         """Pictures; text and level."""
-        return Seen((self.decode(latents).float(),), torch.cat([self.read(condition), level_waves(sigma)], 1))
+        return Seen((self.decode(latents).float(),), self.asked(condition, sigma))
 
     def judge(self, seen: Seen, generator: torch.Generator) -> list[Tensor]:
         """Four groups: places, wholes, and details at two scales."""

@@ -133,7 +133,6 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "Fl
         Condition._make,
         levels=spec.levels,
         finer=spec.finer,
-        older=spec.older,
         **_learning(spec),
     )
 
@@ -151,7 +150,6 @@ def _of_enlarged(recipe: AdversarialRecipe, spec: EnlargedOpponentSpec, before: 
         _decode(before, recipe),
         side=spec.side,
         noise=spec.noise,
-        older=spec.older,
         **_learning(spec),
     )
 
@@ -167,7 +165,7 @@ def _open_eye(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "Efficient
 
 
 def _learning(spec: OpponentSpec) -> "dict[str, Any]":
-    return {"weight": spec.weight, "learning_rate": spec.learning_rate, "updates": spec.updates}
+    return spec.model_dump(include={"weight", "learning_rate", "updates", "older"})
 
 
 def _read(condition: "Condition") -> "Tensor":
