@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from realgen.core.errors import ConfigError
+from realgen.core.spec import Machine
 from realgen.core.training_recipes import ClassifierRecipe
 from realgen.wiring import materials
 
@@ -18,3 +19,13 @@ def test_a_recipe_without_photographs_says_what_to_give():
 
 def test_the_embedded_model_is_a_pipeline_s_folder():
     assert (Path(materials.embedded()) / "model_index.json").is_file()
+
+
+def test_a_model_beside_another_brings_its_transformer_alone(random_flux):
+    machine = Machine(device="cpu")
+    pipeline = materials.load_flux(random_flux, machine)
+    other = materials.load_flux(random_flux, machine, beside=pipeline)
+    assert other.transformer is not pipeline.transformer
+    assert other.components.keys() == pipeline.components.keys()
+    own = [name for name, part in other.components.items() if part is not pipeline.components[name]]
+    assert own == ["transformer"]

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from diffusers import DiffusionPipeline, PipelineQuantizationConfig
@@ -20,9 +22,18 @@ _LOAD_ERRORS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeEr
 
 
 def load_pipeline(
-    cls: type[PipelineType], model: str, machine: Machine, *, lora: str | None = None, lora_scale: float = 1.0
+    cls: type[PipelineType],
+    model: str,
+    machine: Machine,
+    *,
+    lora: str | None = None,
+    lora_scale: float = 1.0,
+    parts: Mapping[str, Any] = MappingProxyType({}),
 ) -> PipelineType:
-    """The pipeline in evaluation mode, frozen, on the machine's device, with its offload, tiling and quantisation."""
+    """The pipeline in evaluation mode, frozen, on the machine's device, with its offload, tiling and quantisation.
+
+    `parts` are components that stand in memory already, in place of the model's own.
+    """
     device = pick_device(machine)
     check_model(model)
     options: dict[str, Any] = {"dtype": pick_dtype(machine, device), "use_safetensors": True}
@@ -32,7 +43,7 @@ def load_pipeline(
     diffusers_logging.set_verbosity_error()  # it warns of texts cut for CLIP; lengths are ours to check
     transformers_logging.disable_progress_bar()
     try:
-        pipeline: PipelineType = cls.from_pretrained(model, **options)
+        pipeline: PipelineType = cls.from_pretrained(model, **options, **parts)
     except _LOAD_ERRORS as error:
         raise ModelError(f"cannot load {model}: {_first_line(error)}", hint=_hint(error)) from error
     if lora is not None:

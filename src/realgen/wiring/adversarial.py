@@ -36,7 +36,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
 
     pipeline = flow.open_flux(recipe, recipe.model)
     backbone = flow.reader(pipeline, recipe)
-    before = flow.reader(load_flux(recipe.model, recipe.machine), recipe)
+    before = flow.reader(load_flux(recipe.model, recipe.machine, beside=pipeline), recipe)
     data = flow.flow_data(recipe, backbone, "train", folder)
     torch.manual_seed(recipe.seed)
     opponents: dict[str, Opponent] = {}
@@ -113,7 +113,9 @@ def _of_latents(recipe: AdversarialRecipe, spec: LatentOpponentSpec, before: "Fl
     from realgen.train.latent_discriminator import LatentDiscriminator
     from realgen.train.opponents import LatentOpponent
 
-    backbone = before if spec.model is None else flow.reader(load_flux(spec.model, recipe.machine), recipe)
+    backbone = before
+    if spec.model is not None:
+        backbone = flow.reader(load_flux(spec.model, recipe.machine, beside=before.pipeline), recipe)
     transformer = backbone.pipeline.transformer
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     if not all(0 <= place < len(blocks) for place in spec.blocks):

@@ -17,7 +17,9 @@ def build_trainer(recipe: ExpertsRecipe, folder: Path) -> "ExpertTrainer":
 
     pipeline = flow.open_flux(recipe, recipe.model)
     backbone = flow.reader(pipeline, recipe)
-    early, late = (flow.reader(load_flux(model, recipe.machine), recipe) for model in (recipe.model, recipe.late))
+    early, late = (
+        flow.reader(load_flux(model, recipe.machine, beside=pipeline), recipe) for model in (recipe.model, recipe.late)
+    )
     data, encode = flow.flow_data(recipe, backbone, "train", folder), flow.encoder(early)
     return ExpertTrainer(
         backbone,

@@ -28,10 +28,11 @@ def embedded() -> str:
     return str(fetch.locate(cards.read("tiny")))
 
 
-def load_flux(model: str, machine: Machine) -> "FluxPipeline":
-    """A FLUX.1 in float32."""
+def load_flux(model: str, machine: Machine, *, beside: "FluxPipeline | None" = None) -> "FluxPipeline":
+    """A FLUX.1 in float32; `beside` another it brings its transformer alone, and shares all else."""
     from diffusers import FluxPipeline
 
     from realgen.generators._loading import load_pipeline
 
-    return load_pipeline(FluxPipeline, model, machine.model_copy(update={"dtype": "float32"}))
+    shared = {} if beside is None else {name: part for name, part in beside.components.items() if name != "transformer"}
+    return load_pipeline(FluxPipeline, model, machine.model_copy(update={"dtype": "float32"}), parts=shared)
