@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from realgen.formulas.flow import trajectory
-from realgen.train.answers import Flows, StepAnswers, WholeAnswers, low
+from realgen.formulas.flow import interpolate, trajectory
+from realgen.train.answers import FinishedAnswers, Flows, StepAnswers, WholeAnswers, low
 from realgen.train.half_drawn import chance
 from train.test_adversarial import SIZE, backbone_of, encoder_of, moved, trainer_of, trajectories_of, weights_of
 
@@ -32,6 +32,16 @@ def wholes(unrolled=2, steps=4, kept=0):
 
 def wholes_of(folder, **options):
     return wholes(**options)(flows_of(folder))
+
+
+def photographs_of(number, count):
+    generator = torch.Generator().manual_seed(1000 + number)
+    return torch.randn(count, 4, 16, generator=generator), texts_of(number, count)
+
+
+def finished(begun=(2,), steps=4):
+    knobs = {"batch": 4, "steps": steps, "begun": begun, "guidance": (1.0, 4.0), "seed": 0}
+    return lambda flows: FinishedAnswers(flows, photographs=photographs_of, **knobs)
 
 
 def shifted(flow, by=0.05):
@@ -146,8 +156,9 @@ def test_what_is_kept_is_compared_in_every_detail(random_flux):
     assert answers.at(0).away().item() == pytest.approx(0.05**2 * (level**2 + 10), rel=1e-3)
 
 
-def test_whole_drawings_teach_and_resume_exactly(random_flux):
-    whole, cut = (trainer_of(random_flux, answers=wholes(), batch=2) for _ in range(2))
+@pytest.mark.parametrize(("answers", "batch"), [(wholes(), 2), (finished(), 4)])
+def test_drawings_teach_and_resume_exactly(random_flux, answers, batch):
+    whole, cut, fresh = (trainer_of(random_flux, answers=answers, batch=batch) for _ in range(3))
     before = weights_of(whole.module)
     for index in range(3):
         metrics = whole.step(index)
@@ -155,12 +166,72 @@ def test_whole_drawings_teach_and_resume_exactly(random_flux):
             cut.step(index)
     assert {"pictures_adversarial", "latents_adversarial", "anchor", "grad_norm"} <= metrics.keys()
     assert moved(whole.module, before)
-    fresh = trainer_of(random_flux, answers=wholes(), batch=2)
     fresh.load_state_dict(cut.state_dict())
     fresh.step(2)
     assert not moved(fresh.module, weights_of(whole.module))
     for name, opponent in fresh.opponents.items():
         assert not moved(opponent.module, weights_of(whole.opponents[name].module))
+
+
+def test_what_was_begun_is_finished_by_the_flow_that_learns(random_flux):
+    """Half from photographs with noise, half from its own first steps as they stood."""
+    answers = finished()(flows_of(random_flux))
+    flows, generator = answers.flows, chance(0, 0, 3)
+    shifted(flows.learning)
+    answered = answers.at(3)
+    clean, captions = photographs_of(3, 4)
+    noise = torch.randn(answered.latents.shape, generator=generator)
+    guidance, sigmas = 1 + 3 * torch.rand(4, generator=generator), flows.learning.sigmas(4, SIZE)
+
+    def drawn(flow, x, part, levels):
+        condition, scale = flows.encode(captions[part]), guidance[part]
+        *_, last = trajectory(lambda x, sigma: flow.velocity(x, sigma, condition, guidance=scale, size=SIZE), x, levels)
+        return last.x
+
+    with torch.no_grad():
+        own = drawn(flows.before, noise[2:], slice(2, 4), sigmas[:3])
+        x = torch.cat([interpolate(clean[:2], noise[:2], sigmas[2].expand(2)), own])
+        torch.testing.assert_close(answered.latents, drawn(flows.learning, x, slice(0, 4), sigmas[2:]))
+    torch.testing.assert_close(answered.photographs, clean[:2])
+    assert not answered.sigma.any()
+    assert torch.equal(answered.weights, torch.ones(4))
+
+
+def test_all_steps_that_are_left_teach_the_flow_that_learns(random_flux):
+    answers = finished()(flows_of(random_flux))
+    seen, velocity = [], answers.flows.learning.velocity
+
+    def watched(x, sigma, condition, **given):
+        v = velocity(x, sigma, condition, **given)
+        seen.append((len(x), v.requires_grad))
+        return v
+
+    answers.flows.learning.velocity = watched
+    answers.at(0).latents.sum().backward()
+    assert seen == [(4, True), (4, True)]
+    assert all(one.grad is None for one in answers.flows.before.module.parameters())
+
+
+def test_the_steps_before_are_compared_in_every_detail(random_flux):
+    answers = finished()(flows_of(random_flux))
+    assert answers.at(0).away().item() == pytest.approx(0, abs=1e-9)
+    shifted(answers.flows.learning)
+    assert answers.at(0).away().item() == pytest.approx(10 * 0.05**2, rel=1e-3)
+
+
+def test_drawings_are_begun_by_each_of_the_numbers_of_steps(random_flux):
+    answers = finished(begun=(1, 3))(flows_of(random_flux))
+    counts, velocity = [], answers.flows.learning.velocity
+
+    def watched(*given, **more):
+        counts[-1] += 1
+        return velocity(*given, **more)
+
+    answers.flows.learning.velocity = watched
+    for index in range(8):
+        counts.append(0)
+        answers.at(index)
+    assert set(counts) == {1, 3}
 
 
 def test_low_is_the_mean_of_four_tokens():

@@ -35,7 +35,12 @@ def test_a_run_writes_what_diffusers_opens_and_its_pictures(random_flux, data, e
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("unrolled=2",), ("unrolled=3", "kept_steps=1", "pictures=null", "enlarged={side: 64, older: 2}")],
+    [
+        (),
+        ("unrolled=2",),
+        ("unrolled=3", "kept_steps=1", "pictures=null", "enlarged={side: 64, older: 2}"),
+        ("finished_from=[1, 2]", "pictures=null", "latents=null", "enlarged={side: 64, older: 2}"),
+    ],
 )
 def test_a_run_that_was_cut_ends_byte_for_byte_as_the_uncut_one(random_flux, data, eye, tmp_path, options):
     recipe = recipe_of(random_flux, data, eye, "evaluate_every=0", "snapshots=[]", *options)
@@ -87,6 +92,27 @@ def test_something_has_to_be_learned_before_what_is_kept(random_flux, data, eye,
 def test_more_steps_than_are_drawn_can_not_be_unrolled(random_flux, data, eye, options):
     with pytest.raises(ConfigError, match=r"unrolled=\d of \[[\d, ]+\] steps"):
         recipe_of(random_flux, data, eye, *options)
+
+
+@pytest.mark.parametrize("options", [("finished_from=[4]",), ("finished_from=[0]",), ("trajectory_steps=[4, 8]",)])
+def test_what_is_finished_was_begun_and_has_steps_left(random_flux, data, eye, options):
+    with pytest.raises(ConfigError, match=r"finished_from=\[\d\] of \[[\d, ]+\] steps: give trajectory_steps=\[N\]"):
+        recipe_of(random_flux, data, eye, "finished_from=[2]", *options)
+
+
+@pytest.mark.parametrize("option", ["unrolled=2", "batch=1"])
+def test_drawings_that_were_begun_are_not_whole_and_have_two_halves(random_flux, data, eye, option):
+    with pytest.raises(ConfigError, match="finished_from takes drawings that are begun already"):
+        recipe_of(random_flux, data, eye, "finished_from=[2]", option)
+
+
+@pytest.mark.parametrize(("weight", "held"), [(2, True), (0, False)])
+def test_drawings_that_were_begun_from_photographs_are_held_against_them(
+    random_flux, data, eye, tmp_path, weight, held
+):
+    options = ["finished_from=[2]", f"likeness_weight={weight}", "warmup=0", "enlarged={side: 64}"]
+    trainer = training.build_trainer(recipe_of(random_flux, data, eye, *options), tmp_path)
+    assert ("unlike" in trainer.step(0)) is held
 
 
 def test_nobody_to_learn_against(random_flux, data, eye):

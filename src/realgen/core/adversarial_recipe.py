@@ -112,6 +112,13 @@ class AdversarialRecipe(TrajectoryRecipe):
     kept_steps: int = Field(default=0, ge=0)
     """How many of the last steps of a whole drawing stay what they were: what is learned is what comes before."""
 
+    finished_from: tuple[int, ...] = ()
+    """After how many steps of a trajectory drawings are begun that it finishes: half of a batch photographs with noise,
+    half its own; the steps before stay what they were. None takes half-drawn or whole ones."""
+
+    likeness_weight: float = Field(default=5.0, ge=0)
+    """Weight of the distance, through the `eye`, from the photographs that were begun from."""
+
     lateness: float = Field(default=2.0, gt=0)
     """What is asked of half-drawn ones at level s weighs 1 - s^lateness: the larger, the earlier they may settle."""
 
@@ -136,6 +143,20 @@ class AdversarialRecipe(TrajectoryRecipe):
             )
         if self.kept_steps and self.kept_steps >= self.unrolled:
             raise ValueError(f"kept_steps={self.kept_steps}: give more in unrolled, which counts them")
+        return self
+
+    @model_validator(mode="after")
+    def _finishes_what_can_be_begun(self) -> Self:
+        if not self.finished_from:
+            return self
+        if self.unrolled or self.batch < 2:
+            raise ValueError(
+                "finished_from takes drawings that are begun already: give unrolled=0, and batch=2 or more"
+            )
+        steps = self.trajectory_steps[0]
+        if len(self.trajectory_steps) > 1 or not all(0 < begun < steps for begun in self.finished_from):
+            wrong = f"finished_from={list(self.finished_from)} of {list(self.trajectory_steps)} steps"
+            raise ValueError(f"{wrong}: give trajectory_steps=[N], and numbers from 1 to N - 1")
         return self
 
     @model_validator(mode="after")

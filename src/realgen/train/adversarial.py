@@ -1,6 +1,7 @@
 """Adversarial post-training of a flow: what it answers with has to look like a photograph.
 
-    loss: sum over opponents of what each asks for,  + w times the squared distance from what it answered before
+    loss: sum over opponents of what each asks for,  + w times the squared distance from what it answered before,
+          + u times how unlike the photographs are those answers that were begun from them
 
 A flow that learned by squared errors answers with the mean of what could be there, and a small one is left with
 strokes of a brush. Here it must answer with a picture; where little is drawn yet opponents count less and the distance
@@ -26,6 +27,7 @@ from realgen.train.answers import Answered, Answers, Flows
 from realgen.train.drawn import previewed
 from realgen.train.flow_data import FlowData
 from realgen.train.half_drawn import chance
+from realgen.train.likeness import Likeness
 from realgen.train.opponents import Opponent, Seen
 from realgen.train.optimizers import little_momentum, step_at
 from realgen.train.precision import computing_in
@@ -35,7 +37,8 @@ from realgen.train.run import Ema, warmup_cosine
 class AdversarialTrainer:
     """A flow against opponents that tell its answers from photographs, and learn to.
 
-    The flow before stays as it stood. `elaborate` makes some captions of photographs longer, as those of the answers
+    The flow before stays as it stood. `likeness` holds answers that were begun from photographs against them, weighing
+    `likeness_weight`. `elaborate` makes some captions of photographs longer, as those of the answers
     are.
     """
 
@@ -58,6 +61,8 @@ class AdversarialTrainer:
         trained_share: float,
         ema_decay: float,
         seed: int,
+        likeness: Likeness | None = None,
+        likeness_weight: float = 0.0,
         preview_prompts: Sequence[str] = (),
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
@@ -65,6 +70,7 @@ class AdversarialTrainer:
         self.data, self.save = data, save
         self.steps, self.batch, self.warmup, self.learning_rate = steps, batch, warmup, learning_rate
         self.anchor_weight, self.trained_share = anchor_weight, trained_share
+        self.likeness, self.likeness_weight = likeness, likeness_weight
         self.seed, self.preview_prompts, self.elaborate = seed, preview_prompts, elaborate
         self.module = flows.learning.module
         self.device = next(self.module.parameters()).device
@@ -81,7 +87,12 @@ class AdversarialTrainer:
             if index >= self.warmup:
                 loss, parts = self._asked(seen, answered.weights, generator)
                 parts["anchor"] = answered.away()
-                (loss + self.anchor_weight * parts["anchor"]).backward()  # type: ignore[no-untyped-call]
+                loss = loss + self.anchor_weight * parts["anchor"]
+                if self.likeness is not None and answered.photographs is not None:
+                    begun = answered.latents[: len(answered.photographs)]
+                    parts["unlike"] = self.likeness.away(begun, answered.photographs, generator)
+                    loss = loss + self.likeness_weight * parts["unlike"]
+                loss.backward()  # type: ignore[no-untyped-call]
                 metrics |= {name: value.item() for name, value in parts.items()}
                 metrics["grad_norm"] = self._update(index)
         return metrics

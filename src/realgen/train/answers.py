@@ -3,10 +3,12 @@
     of a half-drawn picture:  x_0 = x_s - s v(x_s, s, text),    x_s on a trajectory that the flow itself has drawn
     of a whole drawing:       x_0 at the end of a trajectory,   gradients through its last steps, some of which may
                                                                 be those of the flow before
+    of one begun already:     x_0 at the end of a trajectory,   begun by the flow before, or from a photograph
 
 Answers to single steps are cheap, and every level has to look real at once, where the levels after would still have
-gone on. A whole drawing is what is served. Both know how far they lie from what the flow answered before: of layout and
-colours, `low`, the mean over squares of 2x2 tokens, and early in all.
+gone on. A whole drawing is what is served. One that was begun from a photograph can be held against it. All know how
+far they lie from what the flow answered before: of layout and colours, `low`, the mean over squares of 2x2 tokens, and
+early in all.
 
 Knows no particular model.
 """
@@ -20,9 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from realgen.core.protocols import FlowBackbone, Size
-from realgen.formulas.flow import trajectory
+from realgen.formulas.flow import interpolate, trajectory
 from realgen.train.flow_features import as_map
 from realgen.train.half_drawn import OwnTrajectories, between, chance, noise_of
+
+KEPT_WEIGHT = 10.0
+"""Of the squared distance between velocities at a step that is kept."""
 
 
 class Answered(NamedTuple):
@@ -38,6 +43,8 @@ class Answered(NamedTuple):
     """How much each counts (B,)."""
     away: Callable[[], Tensor]
     """The squared distance from what the flow answered before."""
+    photographs: Tensor | None = None
+    """What the first of them were begun from (N, tokens, C)."""
 
 
 class Flows(NamedTuple):
@@ -114,9 +121,6 @@ class WholeAnswers(Answers):
     layouts change, and what draws them out does not.
     """
 
-    KEPT_WEIGHT = 10.0
-    """Of the squared distance between velocities at a step that is kept."""
-
     def __init__(
         self,
         flows: Flows,
@@ -165,10 +169,68 @@ class WholeAnswers(Answers):
                 return distance
             x, sigma, v = taken[kept_at]
             now = flows.velocity(flows.learning, x, sigma, condition, guidance)
-            return distance + self.KEPT_WEIGHT * (now - v.detach()).square().mean()
+            return distance + KEPT_WEIGHT * (now - v.detach()).square().mean()
 
         nothing = torch.zeros(self.batch, device=sigmas.device)
         return Answered(drawn.x, condition, nothing, nothing + 1, away)
+
+
+class FinishedAnswers(Answers):
+    """Drawings that were begun already, finished with gradients through all steps that are left.
+
+    Of `steps` steps one of `begun` is done, the same for a batch: its first half are photographs with so much noise,
+    its second half the flow before's own drawings of other captions. The steps before stay what they were, in every
+    detail: one of them is compared.
+    """
+
+    def __init__(
+        self,
+        flows: Flows,
+        *,
+        photographs: Callable[[int, int], tuple[Tensor, Sequence[str]]],
+        batch: int,
+        steps: int,
+        begun: Sequence[int],
+        guidance: tuple[float, float],
+        seed: int,
+    ) -> None:
+        self.flows, self.photographs, self.batch = flows, photographs, batch
+        self.steps, self.begun = steps, begun
+        self.guidance, self.seed = guidance, seed
+
+    def at(self, index: int) -> Answered:
+        """Those begun from the photographs, and drawn from the captions, of draw `index`."""
+        flows, generator, half = self.flows, chance(self.seed, 0, index), self.batch // 2
+        sigmas = flows.learning.sigmas(self.steps, flows.size)
+        noise = noise_of(flows.learning, flows.size, self.batch, generator).to(sigmas.device)
+        guidance = between(self.guidance, self.batch, generator).to(sigmas.device)
+        begun = self.begun[int(torch.randint(len(self.begun), (1,), generator=generator))]
+        compared = int(torch.randint(begun, (1,), generator=generator))
+        clean, captions = self.photographs(index, self.batch)
+        clean = clean[:half].to(sigmas.device)
+        with torch.no_grad():
+            condition, own = flows.encode(captions), flows.encode(captions[half:])
+        taken: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def before(x: Tensor, sigma: Tensor) -> Tensor:
+            taken.append((x, sigma, flows.velocity(flows.before, x, sigma, own, guidance[half:])))
+            return taken[-1][2]
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            return flows.velocity(flows.learning, x, sigma, condition, guidance)
+
+        with torch.no_grad():
+            *_, drawn = trajectory(before, noise[half:], sigmas[: begun + 1])
+        noised = interpolate(clean, noise[:half], sigmas[begun].expand(half))
+        *_, finished = trajectory(velocity, torch.cat([noised, drawn.x]), sigmas[begun:])
+
+        def away() -> Tensor:
+            x, sigma, was = taken[compared]
+            now = flows.velocity(flows.learning, x, sigma, own, guidance[half:])
+            return KEPT_WEIGHT * (now - was).square().mean()
+
+        nothing = torch.zeros(self.batch, device=sigmas.device)
+        return Answered(finished.x, condition, nothing, nothing + 1, away, clean)
 
 
 def low(latents: Tensor) -> Tensor:

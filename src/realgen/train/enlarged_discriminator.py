@@ -58,11 +58,11 @@ def _details(channels: int, width: int) -> nn.Sequential:
 
 
 def enlarged(pixels: Tensor, side: int, generator: torch.Generator, *, noise: float) -> Tensor:
-    """Random windows of 0.9 to 1 of each picture (B, 3, H, W), half of them mirrored, as (B, 3, side, side).
+    """Random windows of 0.9 to 1 of each picture (B, C, H, W), half of them mirrored, as (B, C, side, side).
 
     Half of them get normal noise of up to `noise`, as coarse as their pixels were: grain is then no way to look real.
     """
-    count, _, height, width = pixels.shape
+    count, channels, height, width = pixels.shape
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator).to(pixels.device)
@@ -71,9 +71,9 @@ def enlarged(pixels: Tensor, side: int, generator: torch.Generator, *, noise: fl
     place = torch.zeros(count, 2, 3, device=pixels.device)
     place[:, 0, 0], place[:, 1, 1] = share * mirrored, share
     place[:, :, 2] = (1 - share)[:, None] * (2 * draw(2) - 1)
-    grid = F.affine_grid(place, [count, 3, side, side], align_corners=False)
+    grid = F.affine_grid(place, [count, channels, side, side], align_corners=False)
     window = F.grid_sample(pixels, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     strength = noise * draw() * (draw() < 0.5)
-    grain = torch.randn(count, 3, height, width, generator=generator).to(pixels.device)
+    grain = torch.randn(count, channels, height, width, generator=generator).to(pixels.device)
     grain = F.interpolate(grain, size=(side, side), mode="bilinear")
     return (window + strength[:, None, None, None] * grain).clamp(-0.2, 1.2)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from realgen.train.adversarial import AdversarialTrainer
     from realgen.train.answers import Answers, Flows
     from realgen.train.efficientnet_lite import EfficientNetLite
+    from realgen.train.elaborations import Elaborations
+    from realgen.train.flow_data import FlowData
+    from realgen.train.likeness import Likeness
     from realgen.train.opponents import EnlargedOpponent, LatentOpponent, Opponent, PictureOpponent
 
 
@@ -49,7 +52,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
     flows, longer = Flows(backbone, before, flow.encoder(before), recipe.size), flow.elaborate(recipe, backbone)
     return AdversarialTrainer(
         flows,
-        _answers(recipe, flows, flow.own_texts(data, longer)),
+        _answers(recipe, flows, data, longer),
         opponents,
         data,
         flow.saver(pipeline, recipe),
@@ -61,14 +64,27 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         trained_share=recipe.trained_share,
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
+        likeness=_likeness(recipe, before) if recipe.finished_from and recipe.likeness_weight else None,
+        likeness_weight=recipe.likeness_weight,
         preview_prompts=recipe.preview_prompts,
         elaborate=longer,
     )
 
 
-def _answers(recipe: AdversarialRecipe, flows: "Flows", texts: "Callable[[int, int], list[str]]") -> "Answers":
-    from realgen.train.answers import StepAnswers, WholeAnswers
+def _answers(recipe: AdversarialRecipe, flows: "Flows", data: "FlowData", longer: "Elaborations | None") -> "Answers":
+    from realgen.train.answers import FinishedAnswers, StepAnswers, WholeAnswers
 
+    texts = flow.own_texts(data, longer)
+    if recipe.finished_from:
+        return FinishedAnswers(
+            flows,
+            photographs=flow.own_photographs(data, longer),
+            batch=recipe.batch,
+            steps=recipe.trajectory_steps[0],
+            begun=recipe.finished_from,
+            guidance=recipe.guidance,
+            seed=recipe.seed,
+        )
     if not recipe.unrolled:
         trajectories = flow.own_trajectories(recipe, flows.learning, flows.encode, texts)
         return StepAnswers(flows, trajectories=trajectories, lateness=recipe.lateness)
@@ -154,6 +170,13 @@ def _of_enlarged(recipe: AdversarialRecipe, spec: EnlargedOpponentSpec, before: 
         noise=spec.noise,
         **_learning(spec),
     )
+
+
+def _likeness(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "Likeness":
+    from realgen.train.likeness import Likeness
+
+    side = (recipe.enlarged or EnlargedOpponentSpec()).side
+    return Likeness(_open_eye(recipe, backbone), _decode(backbone, recipe), side=side)
 
 
 def _open_eye(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "EfficientNetLite":

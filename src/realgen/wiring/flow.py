@@ -136,14 +136,22 @@ def encoder(backbone: "FluxBackbone") -> "Callable[[Sequence[str]], Any]":
     return lambda texts: backbone.encode(backbone.tokenize(texts))
 
 
+def own_photographs(
+    data: "FlowData", longer: "Elaborations | None"
+) -> "Callable[[int, int], tuple[Tensor, list[str]]]":
+    """What a flow goes on from to learn: latents of the even batches of photographs, with captions, some longer."""
+
+    def photographs(number: int, count: int) -> "tuple[Tensor, list[str]]":
+        batch = data.batch(2 * number, count=count, caption_dropout=0.0)
+        return batch.clean, batch.captions if longer is None else longer(batch.captions, 2 * number)
+
+    return photographs
+
+
 def own_texts(data: "FlowData", longer: "Elaborations | None") -> "Callable[[int, int], list[str]]":
-    """What a flow draws itself to learn from: captions of the even batches of photographs, some made longer."""
-
-    def texts(number: int, count: int) -> list[str]:
-        captions = data.batch(2 * number, count=count, caption_dropout=0.0).captions
-        return captions if longer is None else longer(captions, 2 * number)
-
-    return texts
+    """What a flow draws itself to learn from: the captions of those photographs."""
+    photographs = own_photographs(data, longer)
+    return lambda number, count: photographs(number, count)[1]
 
 
 def own_trajectories(
