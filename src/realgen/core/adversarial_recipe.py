@@ -116,7 +116,7 @@ class AdversarialRecipe(TrajectoryRecipe):
     """After how many steps of a trajectory drawings are begun that it finishes: half of a batch photographs with noise,
     half its own; the steps before stay what they were. None takes half-drawn or whole ones."""
 
-    likeness_weight: float = Field(default=5.0, ge=0)
+    likeness_weight: float = Field(default=7.0, ge=0)
     """Weight of the distance, through the `eye`, from the photographs that were begun from."""
 
     lateness: float = Field(default=2.0, gt=0)
