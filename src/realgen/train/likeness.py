@@ -1,6 +1,6 @@
 """How far pictures are from the photographs that they were begun from: what an eye makes of both, enlarged.
 
-    sum over maps of the mean over places of || f / |f| - g / |g| ||^2,    + w times | means of 8x8 pixels |
+    mean over maps and places of || f / |f| - g / |g| ||^2,    + w times the mean of | f_8 - g_8 |, means of 8x8 pixels
 
 Squared errors of latents ask for the mean of what could be there; maps of a network that names objects ask for what it
 would name, an eye or a window. Beside an opponent, which asks for no photograph in particular.
@@ -40,8 +40,10 @@ class Likeness:
         with torch.no_grad():
             wanted = self.eye(theirs)[-self.MAPS :]
         seen = self.eye(ours)[-self.MAPS :]
-        distance = sum((_apart(one, other) for one, other in zip(seen, wanted, strict=True)), torch.zeros(()))
-        return distance + self.COLOURS * (F.avg_pool2d(drawn, 8) - F.avg_pool2d(real, 8)).abs().mean()
+        distances = [_apart(one, other) for one, other in zip(seen, wanted, strict=True)]
+        return (
+            torch.stack(distances).mean() + self.COLOURS * (F.avg_pool2d(drawn, 8) - F.avg_pool2d(real, 8)).abs().mean()
+        )
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
