@@ -18,7 +18,7 @@ def decode(latents):
 
 
 def likeness_of(side=64):
-    return Likeness(eye, decode, side=side)
+    return Likeness(eye, decode, side=side, weight=1.0)
 
 
 def latents_of(seed):

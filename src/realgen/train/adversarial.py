@@ -37,9 +37,8 @@ from realgen.train.run import Ema, warmup_cosine
 class AdversarialTrainer:
     """A flow against opponents that tell its answers from photographs, and learn to.
 
-    The flow before stays as it stood. `likeness` holds answers that were begun from photographs against them, weighing
-    `likeness_weight`. `elaborate` makes some captions of photographs longer, as those of the answers
-    are.
+    The flow before stays as it stood. `likeness` holds answers that were begun from photographs against them.
+    `elaborate` makes some captions of photographs longer, as those of the answers are.
     """
 
     dtype = torch.bfloat16
@@ -62,7 +61,6 @@ class AdversarialTrainer:
         ema_decay: float,
         seed: int,
         likeness: Likeness | None = None,
-        likeness_weight: float = 0.0,
         preview_prompts: Sequence[str] = (),
         elaborate: Callable[[Sequence[str], int], list[str]] | None = None,
     ) -> None:
@@ -70,8 +68,8 @@ class AdversarialTrainer:
         self.data, self.save = data, save
         self.steps, self.batch, self.warmup, self.learning_rate = steps, batch, warmup, learning_rate
         self.anchor_weight, self.trained_share = anchor_weight, trained_share
-        self.likeness, self.likeness_weight = likeness, likeness_weight
-        self.seed, self.preview_prompts, self.elaborate = seed, preview_prompts, elaborate
+        self.likeness, self.elaborate = likeness, elaborate
+        self.seed, self.preview_prompts = seed, preview_prompts
         self.module = flows.learning.module
         self.device = next(self.module.parameters()).device
         self.optimizer = little_momentum(self.module, learning_rate)
@@ -91,7 +89,7 @@ class AdversarialTrainer:
                 if self.likeness is not None and answered.photographs is not None:
                     begun = answered.latents[: len(answered.photographs)]
                     parts["unlike"] = self.likeness.away(begun, answered.photographs, generator)
-                    loss = loss + self.likeness_weight * parts["unlike"]
+                    loss = loss + self.likeness.weight * parts["unlike"]
                 loss.backward()  # type: ignore[no-untyped-call]
                 metrics |= {name: value.item() for name, value in parts.items()}
                 metrics["grad_norm"] = self._update(index)

@@ -47,6 +47,14 @@ class Answered(NamedTuple):
     """What the first of them were begun from (N, tokens, C)."""
 
 
+class Taken(NamedTuple):
+    """A step that was taken: the state before it, its level, and its velocity."""
+
+    x: Tensor
+    sigma: Tensor
+    v: Tensor
+
+
 class Flows(NamedTuple):
     """A flow that learns, and the flow as it stood before."""
 
@@ -113,7 +121,34 @@ class StepAnswers(Answers):
         self.trajectories.load_state_dict(state)
 
 
-class WholeAnswers(Answers):
+class DrawnAnswers(Answers):
+    """Drawings in `steps` steps, a batch a draw, each with a guidance uniform over `guidance`."""
+
+    def __init__(self, flows: Flows, *, batch: int, steps: int, guidance: tuple[float, float], seed: int) -> None:
+        self.flows, self.batch, self.steps = flows, batch, steps
+        self.guidance, self.seed = guidance, seed
+
+    def _start(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The levels, and the noise and the guidance of a batch."""
+        sigmas = self.flows.learning.sigmas(self.steps, self.flows.size)
+        noise = noise_of(self.flows.learning, self.flows.size, self.batch, generator)
+        guidance = between(self.guidance, self.batch, generator)
+        return sigmas, noise.to(sigmas.device), guidance.to(sigmas.device)
+
+    def _left(self, at: Taken, condition: Any, guidance: Tensor) -> Tensor:
+        """How far the flow that learns has left what stays, in every detail, weighed."""
+        now = self.flows.velocity(self.flows.learning, at.x, at.sigma, condition, guidance)
+        return KEPT_WEIGHT * (now - at.v.detach()).square().mean()
+
+    def _answered(
+        self, latents: Tensor, condition: Any, away: Callable[[], Tensor], photographs: Tensor | None = None
+    ) -> Answered:
+        """Whole drawings all count, and answer from no noise."""
+        nothing = torch.zeros(len(latents), device=latents.device)
+        return Answered(latents, condition, nothing, nothing + 1, away, photographs)
+
+
+class WholeAnswers(DrawnAnswers):
     """Whole drawings of `batch` texts, with gradients through the last `unrolled` of `steps` steps.
 
     What is compared with the flow before is one of those steps, by chance: where it would have led at once. The last
@@ -122,40 +157,27 @@ class WholeAnswers(Answers):
     """
 
     def __init__(
-        self,
-        flows: Flows,
-        *,
-        texts: Callable[[int, int], Sequence[str]],
-        batch: int,
-        steps: int,
-        unrolled: int,
-        kept: int,
-        guidance: tuple[float, float],
-        seed: int,
+        self, flows: Flows, *, texts: Callable[[int, int], Sequence[str]], unrolled: int, kept: int, **drawn: Any
     ) -> None:
-        self.flows = flows
-        self.texts, self.batch, self.steps = texts, batch, steps
-        self.unrolled, self.kept = unrolled, kept
-        self.guidance, self.seed = guidance, seed
+        super().__init__(flows, **drawn)
+        self.texts, self.unrolled, self.kept = texts, unrolled, kept
 
     def at(self, index: int) -> Answered:
         """Drawings of the texts of draw `index`."""
         flows, generator = self.flows, chance(self.seed, 0, index)
-        sigmas = flows.learning.sigmas(self.steps, flows.size)
-        noise = noise_of(flows.learning, flows.size, self.batch, generator).to(sigmas.device)
-        guidance = between(self.guidance, self.batch, generator).to(sigmas.device)
+        sigmas, noise, guidance = self._start(generator)
         learned, settled = self.steps - self.kept, self.steps - self.unrolled
         looked_at = int(torch.randint(settled, learned, (1,), generator=generator))
         kept_at = int(torch.randint(learned, self.steps, (1,), generator=generator)) if self.kept else None
         with torch.no_grad():
             condition = flows.encode(self.texts(index, self.batch))
-        taken: list[tuple[Tensor, Tensor, Tensor]] = []
+        taken: list[Taken] = []
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             flow = flows.learning if len(taken) < learned else flows.before
             with torch.set_grad_enabled(torch.is_grad_enabled() and len(taken) >= settled):
                 v = flows.velocity(flow, x, sigma, condition, guidance)
-            taken.append((x.detach(), sigma, v))
+            taken.append(Taken(x.detach(), sigma, v))
             return v
 
         *_, drawn = trajectory(velocity, noise, sigmas)
@@ -165,17 +187,12 @@ class WholeAnswers(Answers):
             with torch.no_grad():
                 was = flows.velocity(flows.before, x, sigma, condition, guidance)
             distance = low(sigma.view(-1, 1, 1) * (v - was)).square().mean()
-            if kept_at is None:
-                return distance
-            x, sigma, v = taken[kept_at]
-            now = flows.velocity(flows.learning, x, sigma, condition, guidance)
-            return distance + KEPT_WEIGHT * (now - v.detach()).square().mean()
+            return distance if kept_at is None else distance + self._left(taken[kept_at], condition, guidance)
 
-        nothing = torch.zeros(self.batch, device=sigmas.device)
-        return Answered(drawn.x, condition, nothing, nothing + 1, away)
+        return self._answered(drawn.x, condition, away)
 
 
-class FinishedAnswers(Answers):
+class FinishedAnswers(DrawnAnswers):
     """Drawings that were begun already, finished with gradients through all steps that are left.
 
     Of `steps` steps one of `begun` is done, the same for a batch: its first half are photographs with so much noise,
@@ -188,33 +205,28 @@ class FinishedAnswers(Answers):
         flows: Flows,
         *,
         photographs: Callable[[int, int], tuple[Tensor, Sequence[str]]],
-        batch: int,
-        steps: int,
         begun: Sequence[int],
-        guidance: tuple[float, float],
-        seed: int,
+        **drawn: Any,
     ) -> None:
-        self.flows, self.photographs, self.batch = flows, photographs, batch
-        self.steps, self.begun = steps, begun
-        self.guidance, self.seed = guidance, seed
+        super().__init__(flows, **drawn)
+        self.photographs, self.begun = photographs, begun
 
     def at(self, index: int) -> Answered:
         """Those begun from the photographs, and drawn from the captions, of draw `index`."""
         flows, generator, half = self.flows, chance(self.seed, 0, index), self.batch // 2
-        sigmas = flows.learning.sigmas(self.steps, flows.size)
-        noise = noise_of(flows.learning, flows.size, self.batch, generator).to(sigmas.device)
-        guidance = between(self.guidance, self.batch, generator).to(sigmas.device)
+        sigmas, noise, guidance = self._start(generator)
         begun = self.begun[int(torch.randint(len(self.begun), (1,), generator=generator))]
         compared = int(torch.randint(begun, (1,), generator=generator))
         clean, captions = self.photographs(index, self.batch)
         clean = clean[:half].to(sigmas.device)
         with torch.no_grad():
             condition, own = flows.encode(captions), flows.encode(captions[half:])
-        taken: list[tuple[Tensor, Tensor, Tensor]] = []
+        taken: list[Taken] = []
 
         def before(x: Tensor, sigma: Tensor) -> Tensor:
-            taken.append((x, sigma, flows.velocity(flows.before, x, sigma, own, guidance[half:])))
-            return taken[-1][2]
+            v = flows.velocity(flows.before, x, sigma, own, guidance[half:])
+            taken.append(Taken(x, sigma, v))
+            return v
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             return flows.velocity(flows.learning, x, sigma, condition, guidance)
@@ -223,14 +235,9 @@ class FinishedAnswers(Answers):
             *_, drawn = trajectory(before, noise[half:], sigmas[: begun + 1])
         noised = interpolate(clean, noise[:half], sigmas[begun].expand(half))
         *_, finished = trajectory(velocity, torch.cat([noised, drawn.x]), sigmas[begun:])
-
-        def away() -> Tensor:
-            x, sigma, was = taken[compared]
-            now = flows.velocity(flows.learning, x, sigma, own, guidance[half:])
-            return KEPT_WEIGHT * (now - was).square().mean()
-
-        nothing = torch.zeros(self.batch, device=sigmas.device)
-        return Answered(finished.x, condition, nothing, nothing + 1, away, clean)
+        return self._answered(
+            finished.x, condition, lambda: self._left(taken[compared], own, guidance[half:]), photographs=clean
+        )
 
 
 def low(latents: Tensor) -> Tensor:

@@ -21,14 +21,14 @@ from realgen.train.feature_discriminator import Eye
 class Likeness:
     """The distance between what `decode` makes of packed latents and of others, through an eye's last four maps.
 
-    Both are enlarged to `side` pixels, by the same random windows.
+    Both are enlarged to `side` pixels, by the same random windows. `weight` is what it counts beside opponents.
     """
 
     MAPS = 4
     COLOURS = 0.1
 
-    def __init__(self, eye: Eye, decode: Callable[[Tensor], Tensor], *, side: int) -> None:
-        self.eye, self.decode, self.side = eye, decode, side
+    def __init__(self, eye: Eye, decode: Callable[[Tensor], Tensor], *, side: int, weight: float) -> None:
+        self.eye, self.decode, self.side, self.weight = eye, decode, side, weight
 
     def away(self, latents: Tensor, photographs: Tensor, generator: torch.Generator) -> Tensor:
         """Of latents (B, tokens, C) from those of photographs, 0 where they are the same; gradients reach `latents`."""

@@ -64,8 +64,7 @@ def build_trainer(recipe: AdversarialRecipe, folder: Path) -> "AdversarialTraine
         trained_share=recipe.trained_share,
         ema_decay=recipe.ema_decay,
         seed=recipe.seed,
-        likeness=_likeness(recipe, before) if recipe.finished_from and recipe.likeness_weight else None,
-        likeness_weight=recipe.likeness_weight,
+        likeness=_likeness(recipe, before),
         preview_prompts=recipe.preview_prompts,
         elaborate=longer,
     )
@@ -75,29 +74,14 @@ def _answers(recipe: AdversarialRecipe, flows: "Flows", data: "FlowData", longer
     from realgen.train.answers import FinishedAnswers, StepAnswers, WholeAnswers
 
     texts = flow.own_texts(data, longer)
-    if recipe.finished_from:
-        return FinishedAnswers(
-            flows,
-            photographs=flow.own_photographs(data, longer),
-            batch=recipe.batch,
-            steps=recipe.trajectory_steps[0],
-            begun=recipe.finished_from,
-            guidance=recipe.guidance,
-            seed=recipe.seed,
-        )
-    if not recipe.unrolled:
+    if not (recipe.finished_from or recipe.unrolled):
         trajectories = flow.own_trajectories(recipe, flows.learning, flows.encode, texts)
         return StepAnswers(flows, trajectories=trajectories, lateness=recipe.lateness)
-    return WholeAnswers(
-        flows,
-        texts=texts,
-        batch=recipe.batch,
-        steps=recipe.trajectory_steps[0],
-        unrolled=recipe.unrolled,
-        kept=recipe.kept_steps,
-        guidance=recipe.guidance,
-        seed=recipe.seed,
-    )
+    drawn = recipe.model_dump(include={"batch", "guidance", "seed"}) | {"steps": recipe.trajectory_steps[0]}
+    if recipe.finished_from:
+        photographs = flow.own_photographs(data, longer)
+        return FinishedAnswers(flows, photographs=photographs, begun=recipe.finished_from, **drawn)
+    return WholeAnswers(flows, texts=texts, unrolled=recipe.unrolled, kept=recipe.kept_steps, **drawn)
 
 
 def _of_pictures(recipe: AdversarialRecipe, spec: PictureOpponentSpec, backbone: "FluxBackbone") -> "PictureOpponent":
@@ -172,11 +156,13 @@ def _of_enlarged(recipe: AdversarialRecipe, spec: EnlargedOpponentSpec, before: 
     )
 
 
-def _likeness(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "Likeness":
+def _likeness(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "Likeness | None":
     from realgen.train.likeness import Likeness
 
+    if not (recipe.finished_from and recipe.likeness_weight):
+        return None
     side = (recipe.enlarged or EnlargedOpponentSpec()).side
-    return Likeness(_open_eye(recipe, backbone), _decode(backbone, recipe), side=side)
+    return Likeness(_open_eye(recipe, backbone), _decode(backbone, recipe), side=side, weight=recipe.likeness_weight)
 
 
 def _open_eye(recipe: AdversarialRecipe, backbone: "FluxBackbone") -> "EfficientNetLite":
