@@ -1,6 +1,7 @@
 """FLUX.1 against diffusers' own pipeline, and what bad options and files get."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_too_long_a_text_is_refused_never_cut(random_flux):
     generator = build(random_flux)
     with pytest.raises(InputError, match="the model reads 32"):
         list(generator(["word " * 40], seeds=[0]))
+
+
+def test_counting_the_tokens_of_too_long_a_text_warns_of_no_use_of_it(random_flux, monkeypatch, caplog):
+    backbone = build(random_flux).backbone
+    backbone.pipeline.tokenizer_2.model_max_length = 32
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    assert backbone.num_text_tokens("word " * 40) > 32
+    assert not caplog.records
 
 
 def test_guidance_without_an_embedding_is_refused(tmp_path):

@@ -87,7 +87,7 @@ class FluxBackbone(PackedBackbone):
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
-        return len(self.pipeline.tokenizer_2(text, truncation=False).input_ids)
+        return len(self.pipeline.tokenizer_2(text, truncation=False, verbose=False).input_ids)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """What both text encoders read, cut at their lengths."""

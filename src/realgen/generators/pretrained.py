@@ -64,7 +64,7 @@ class PretrainedGenerator:
 
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text` in the pipeline's first tokenizer."""
-        return len(self.pipeline.tokenizer(text, truncation=False).input_ids)
+        return len(self.pipeline.tokenizer(text, truncation=False, verbose=False).input_ids)
 
     def __call__(
         self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None

@@ -103,7 +103,7 @@ class QwenImageBackbone(PackedBackbone):
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text` with those that end its turn; the system's turn before it is not counted, nor read."""
         asked = self.pipeline.prompt_template_encode.format(text)
-        num_tokens = len(self.pipeline.tokenizer(asked, truncation=False).input_ids)
+        num_tokens = len(self.pipeline.tokenizer(asked, truncation=False, verbose=False).input_ids)
         return num_tokens - int(self.pipeline.prompt_template_encode_start_idx)
 
     def encode(self, texts: Sequence[str]) -> Condition:

@@ -89,7 +89,7 @@ class SD3Backbone(PackedBackbone):
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
-        return len(self.pipeline.tokenizer_3(text, truncation=False).input_ids)
+        return len(self.pipeline.tokenizer_3(text, truncation=False, verbose=False).input_ids)
 
     def check_size(self, size: Size) -> None:
         """Width and height must be positive multiples of a packed latent's side, within the learned positions."""

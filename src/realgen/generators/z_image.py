@@ -87,7 +87,7 @@ class ZImageBackbone(PackedBackbone):
         asked = tokenizer.apply_chat_template(
             [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
-        return len(tokenizer(asked, truncation=False).input_ids)
+        return len(tokenizer(asked, truncation=False, verbose=False).input_ids)
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """States of the texts and of the negative prompt; one seen before is not computed again."""
