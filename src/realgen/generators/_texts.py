@@ -1,14 +1,20 @@
-"""Encoded texts, each computed once. Knows no model: what encodes is given to it."""
+"""Texts: how many tokens they have, and what encoders make of each, computed once. Knows no model: it is given."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 States = tuple[Tensor, ...]
 """What the text encoders make of one text, without a batch axis."""
 
 _RECENT_TEXTS = 256
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Tokens of the whole of `text`, which a model may be too small for: it is counted, not read, so nothing warns."""
+    return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
 class Texts:

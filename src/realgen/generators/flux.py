@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone
-from realgen.generators._texts import States
+from realgen.generators._texts import States, count_tokens
 
 
 class Options(Spec):
@@ -87,7 +87,7 @@ class FluxBackbone(PackedBackbone):
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
-        return len(self.pipeline.tokenizer_2(text, truncation=False, verbose=False).input_ids)
+        return count_tokens(self.pipeline.tokenizer_2, text)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """What both text encoders read, cut at their lengths."""

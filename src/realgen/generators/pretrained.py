@@ -14,6 +14,7 @@ from realgen.core.protocols import Size
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Progress
 from realgen.generators._loading import load_pipeline
+from realgen.generators._texts import count_tokens
 
 
 class Options(Spec):
@@ -64,7 +65,7 @@ class PretrainedGenerator:
 
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text` in the pipeline's first tokenizer."""
-        return len(self.pipeline.tokenizer(text, truncation=False, verbose=False).input_ids)
+        return count_tokens(self.pipeline.tokenizer, text)
 
     def __call__(
         self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None

@@ -16,7 +16,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States
+from realgen.generators._texts import States, count_tokens
 
 
 class Options(Spec):
@@ -103,8 +103,7 @@ class QwenImageBackbone(PackedBackbone):
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text` with those that end its turn; the system's turn before it is not counted, nor read."""
         asked = self.pipeline.prompt_template_encode.format(text)
-        num_tokens = len(self.pipeline.tokenizer(asked, truncation=False, verbose=False).input_ids)
-        return num_tokens - int(self.pipeline.prompt_template_encode_start_idx)
+        return count_tokens(self.pipeline.tokenizer, asked) - int(self.pipeline.prompt_template_encode_start_idx)
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """States of the texts and of the negative prompt; one seen before is not computed again."""

@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States
+from realgen.generators._texts import States, count_tokens
 
 
 class Options(Spec):
@@ -89,7 +89,7 @@ class SD3Backbone(PackedBackbone):
 
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
-        return len(self.pipeline.tokenizer_3(text, truncation=False, verbose=False).input_ids)
+        return count_tokens(self.pipeline.tokenizer_3, text)
 
     def check_size(self, size: Size) -> None:
         """Width and height must be positive multiples of a packed latent's side, within the learned positions."""

@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States
+from realgen.generators._texts import States, count_tokens
 
 
 class Options(Spec):
@@ -87,7 +87,7 @@ class ZImageBackbone(PackedBackbone):
         asked = tokenizer.apply_chat_template(
             [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
-        return len(tokenizer(asked, truncation=False, verbose=False).input_ids)
+        return count_tokens(tokenizer, asked)
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """States of the texts and of the negative prompt; one seen before is not computed again."""

@@ -126,7 +126,7 @@ class CausalLM:
 
     def _fits(self, text: str) -> bool:
         window = self._model.config.get_text_config().max_position_embeddings
-        num_tokens = len(self._tokenizer(text, add_special_tokens=False).input_ids)
+        num_tokens = len(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
         return bool(num_tokens + self._options.max_tokens <= window)
 
     def _answer(self, texts: Sequence[str], *, seeds: Sequence[int]) -> list[tuple[str, bool]]:
