@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "generators": {"core", "formulas", "hub", "generators"},
     "scorers": {"core", "hub", "scorers"},
     "reward": {"core"},
-    "train": {"core", "formulas", "reward", "train"},
+    "train": {"core", "formulas", "provenance", "reward", "train"},
     "pipeline": {"core", "reward"},
     "search": {"core", "reward"},
     "requests": {"core"},

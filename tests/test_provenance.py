@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import struct
 import sys
 import zlib
@@ -73,6 +74,34 @@ def test_what_is_marked_is_read_back(tmp_path: Path, image: Image.Image, suffix:
     assert names_in(tmp_path) == [path.name]
 
 
+def test_a_resized_copy_still_says_how_large_it_was_made(tmp_path: Path, image: Image.Image) -> None:
+    mark(image, tmp_path / "a.webp", origin=ORIGIN)
+    with Image.open(tmp_path / "a.webp") as opened:
+        opened.resize((24, 16)).save(tmp_path / "small.webp", xmp=opened.info["xmp"])
+    assert read(tmp_path / "small.webp").size == (48, 32)
+
+
+def test_a_file_from_before_sizes_were_recorded_has_that_of_its_pixels(tmp_path: Path, image: Image.Image) -> None:
+    xmp = re.sub("<realgen:size>.*</realgen:size>", "", packet(ORIGIN, size=(1, 1)))
+    image.save(tmp_path / "a.webp", xmp=xmp.encode())
+    assert read(tmp_path / "a.webp").size == (48, 32)
+
+
+@pytest.mark.parametrize("field", ["size", "seed"])
+@pytest.mark.parametrize("value", ["[0, 8]", "[8]", "[8.0, 8]", "[8, 99999999]", str(2**70), "-1"])
+def test_a_record_asks_for_no_more_than_a_request_may(
+    tmp_path: Path, image: Image.Image, field: str, value: str
+) -> None:
+    xmp = re.sub(
+        f"<realgen:{field}>.*</realgen:{field}>",
+        f"<realgen:{field}>{value}</realgen:{field}>",
+        packet(ORIGIN, size=(8, 8)),
+    )
+    image.save(tmp_path / "a.webp", xmp=xmp.encode())
+    with pytest.raises(InputError, match="damaged"):
+        read(tmp_path / "a.webp")
+
+
 def test_png_keeps_every_pixel(tmp_path: Path, image: Image.Image) -> None:
     mark(image, tmp_path / "a.png", origin=ORIGIN)
     with Image.open(tmp_path / "a.png") as opened:
@@ -112,9 +141,9 @@ def test_a_withheld_prompt_is_nowhere_and_the_mark_stays(tmp_path: Path, image: 
 def test_any_prompt_survives_xmp(prompt: str, text: str | None, version: str, seed: int) -> None:
     path = Path("packet")
     origin = Origin(seed, version, RECIPE, prompt, text)
-    properties = provenance._properties(packet(origin).encode(), path)
+    properties = provenance._properties(packet(origin, size=(8, 8)).encode(), path)
     assert properties["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"] == TRAINED
-    expected = {"version": version, "seed": seed, "recipe": RECIPE, "prompt": prompt, "text": text}
+    expected = {"version": version, "seed": seed, "recipe": RECIPE, "prompt": prompt, "text": text, "size": [8, 8]}
     found = {name: json.loads(properties[f"{{urn:realgen:ns:1.0/}}{name}"]) for name in provenance._names(properties)}
     assert found == {name: value for name, value in expected.items() if value is not None}
 

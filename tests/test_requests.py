@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realgen.core.errors import InputError
-from realgen.core.types import Request
-from realgen.requests import MAX_SEED, file_stem, from_words, parse_size, read_requests
+from realgen.core.types import MAX_SEED, Request
+from realgen.requests import file_stem, from_words, parse_size, read_requests
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -68,9 +68,35 @@ def test_training_without_data_says_what_to_give(tmp_path):
         list(training.train(config.load("autoencoder-tiny"), tmp_path / "run", resume=False))
 
 
-def test_resuming_keeps_the_recipe(tmp_path):
-    from realgen.train.run import Run
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ("{offload: model}", "machine.offload"),
+        ("{quantize: nf4}", "quantised weights"),
+        ("{processes: 2}", "trains in one process"),
+        ("{shard: true}", "trains in one process"),
+    ],
+)
+def test_a_machine_that_a_training_cannot_use_is_refused_before_anything_is_loaded(machine, said, tmp_path):
+    recipe = config.load("flow-tiny", overrides=[f"machine={machine}"])
+    with pytest.raises(ConfigError, match=said):
+        list(training.train(recipe, tmp_path / "run", resume=False))
+    assert not (tmp_path / "run").exists()
 
+
+def test_a_training_that_torchrun_started_twice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="trains in one process"):
+        list(training.train(config.load("categories"), tmp_path / "run", resume=False))
+
+
+@pytest.mark.parametrize("size", ["[128, 96]", "[72, 72]", "[0, 0]"])
+def test_a_flow_is_trained_on_squares_of_whole_tokens(size):
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        config.load("flow-tiny", overrides=[f"size={size}"])
+
+
+def test_resuming_keeps_the_recipe(tmp_path):
     Run.create(tmp_path, config.load("autoencoder-tiny").model_dump(mode="json"))
     assert training.recipe_of(tmp_path, ["machine.threads=1"]).machine.threads == 1
     with pytest.raises(ConfigError, match="keeps its recipe"):
@@ -251,6 +277,12 @@ def test_a_training_runs_and_a_cut_one_is_resumed_to_the_same_weights(small_netw
     again = list(training.train(training.recipe_of(run.folder, []), run.folder, resume=True))
     assert [step for step, _ in again] == [2]
     assert (run.folder / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(small_network, photographs, tmp_path):
+    list(training.train(classifier_recipe(photographs), tmp_path / "run", resume=False))
+    with Run.open(tmp_path / "run").locked(), pytest.raises(InputError, match="another process trains"):
+        list(training.train(classifier_recipe(photographs), tmp_path / "run", resume=True))
 
 
 def test_resuming_where_nothing_was_started_is_refused(photographs, tmp_path):

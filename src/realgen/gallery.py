@@ -8,6 +8,7 @@ Nothing that is there already is overwritten: a second run in one folder goes on
 nothing of how an image is made.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -37,12 +38,19 @@ class Gallery:
     """The folder of one run; made by `create` or `resume`."""
 
     def __init__(
-        self, folder: Path, run_file: Path, manifest: RunFile, *, requests: Sequence[Request], signer: Signer | None
+        self,
+        folder: Path,
+        run_file: Path,
+        manifest: RunFile,
+        *,
+        requests: Sequence[Request],
+        signer: Signer | None,
+        is_new: bool = False,
     ) -> None:
         self.folder = folder
         self.run_file = run_file
         self.manifest = manifest
-        self._signer = signer
+        self._signer, self._is_new = signer, is_new
         done = {_key(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images}
         self._pending = [item for item in enumerate(requests) if not self._is_done(item, done)]
         self._next_row = max([len(requests), *(entry.row + 1 for entry in manifest.images)])
@@ -76,7 +84,7 @@ class Gallery:
             except TakenError:
                 continue
             break
-        return cls(folder, folder / f"{stem}.json", manifest, requests=requests, signer=signer)
+        return cls(folder, folder / f"{stem}.json", manifest, requests=requests, signer=signer, is_new=True)
 
     @classmethod
     def resume(cls, folder: Path, *, requests: Sequence[Request] = (), signer: Signer | None = None) -> "Gallery":
@@ -100,6 +108,14 @@ class Gallery:
         entry = Entry.of(sample, file=path.name, row=row, seconds=seconds, recorded=recorded)
         self._update(images=(*self.manifest.images, entry))
         return path
+
+    def discard(self) -> None:
+        """Take a run back that was just made and has no image: run.json, and the folder where nothing else is in it."""
+        if self.manifest.images or not self._is_new:
+            return
+        with contextlib.suppress(OSError):
+            self.run_file.unlink()
+            self.folder.rmdir()
 
     def finish(self) -> Path | None:
         """Write the contact sheet of all images of the run and return its path; None without images."""

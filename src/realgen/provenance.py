@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from realgen.core.errors import InputError, OutputError, RealGenError
-from realgen.core.types import Origin
+from realgen.core.types import MAX_SEED, MAX_SIDE, Origin
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for media that a trained model made: https://cv.iptc.org/newscodes/digitalsourcetype/."""
@@ -41,10 +41,11 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.D
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(Origin):
-    """What an image file says of its origin, and its width and height in pixels."""
+    """What an image file says of its origin."""
 
     digital_source_type: str
     size: tuple[int, int]
+    """Width and height in pixels that it was made with: a copy may have been resized since."""
 
     @property
     def is_ai(self) -> bool:
@@ -112,7 +113,7 @@ def mark(
     """
     file_format = check_suffix(path.suffix)
     try:
-        data = _encode(image, file_format, packet(origin))
+        data = _encode(image, file_format, packet(origin, size=image.size))
     except (OSError, ValueError, SystemError) as error:
         raise OutputError(f"cannot save {path.name} as {file_format}: {error}", hint="save it as .png") from error
     if signer is not None:
@@ -137,14 +138,14 @@ def read(path: Path) -> Record:
         raise InputError(f"{path} holds no record of RealGen: {said}", hint="give an image that realgen generate made")
     try:
         values = {name: json.loads(properties[f"{{{_REALGEN}}}{name}"]) for name in _names(properties)}
-        return Record(**_checked(values), digital_source_type=source, size=size)
+        return Record(**_checked({"size": list(size)} | values), digital_source_type=source)
     except (ValueError, KeyError, RecursionError) as error:
         raise InputError(f"the record in {path} is damaged", hint="give the file as realgen wrote it") from error
 
 
-def packet(origin: Origin) -> str:
-    """The XMP packet of an image: IPTC's mark, and each known field of `origin` as JSON."""
-    values = {"version": origin.version, "seed": origin.seed, "recipe": dict(origin.recipe)}
+def packet(origin: Origin, *, size: tuple[int, int]) -> str:
+    """The XMP packet of an image of this width and height: IPTC's mark, and each known field of `origin` as JSON."""
+    values = {"version": origin.version, "seed": origin.seed, "recipe": dict(origin.recipe), "size": list(size)}
     values |= {"prompt": origin.prompt, "text": origin.text}
     lines = [
         f"   <realgen:{name}>{escape(_json(value))}</realgen:{name}>"
@@ -254,15 +255,20 @@ def _parse(text: str) -> ET.Element:
 
 
 def _names(properties: Mapping[str, str]) -> list[str]:
-    optional = [name for name in ("prompt", "text") if f"{{{_REALGEN}}}{name}" in properties]
+    optional = [name for name in ("prompt", "text", "size") if f"{{{_REALGEN}}}{name}" in properties]
     return ["version", "seed", "recipe", *optional]
 
 
 def _checked(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    kinds: dict[str, type] = {"version": str, "seed": int, "recipe": dict, "prompt": str, "text": str}
-    if any(type(value) is not kinds[name] for name, value in values.items()) or values["seed"] < 0:
+    kinds: dict[str, type] = {"version": str, "seed": int, "recipe": dict, "prompt": str, "text": str, "size": list}
+    if any(type(value) is not kinds[name] for name, value in values.items()):
         raise ValueError("a field of the record has the wrong type")
-    return values
+    width, height = values["size"]
+    if any(type(side) is not int or not 0 < side <= MAX_SIDE for side in (width, height)):
+        raise ValueError("the size is no width and height")
+    if not 0 <= values["seed"] <= MAX_SEED:
+        raise ValueError("the seed is out of range")
+    return {**values, "size": (width, height)}
 
 
 def _manifest(version: str) -> dict[str, Any]:

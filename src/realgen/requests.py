@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from realgen.core.errors import InputError
-from realgen.core.types import Request
+from realgen.core.types import MAX_SEED, MAX_SIDE, Request
 
 MAX_CHARACTERS = 2_000
 """The longest prompt, in characters."""
-
-MAX_SEED = 2**63 - 1
-MAX_SIDE = 16_384
-"""The longest side of an image, in pixels."""
 
 COLUMNS = ("prompt", "seed", "size", "name")
 _DEVICE_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}

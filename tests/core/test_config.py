@@ -66,7 +66,7 @@ def test_a_wrong_value_says_where_and_what():
     assert "greater than or equal to 1" in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["steps", "=3", "a..b=1", "a=[1"])
+@pytest.mark.parametrize("text", ["steps", "=3", "a..b=1", "a=[1", "a=2024-13-45", "a=0x_", "a=" + "[" * 5000])
 def test_unreadable_overrides_are_refused(text):
     with pytest.raises(ConfigError):
         config.parse_override(text)

@@ -226,7 +226,6 @@ def test_a_lora_is_loaded_at_its_scale():
 @pytest.mark.parametrize(
     ("pipeline", "message", "hint"),
     [
-        (Adapted(ImportError("no peft")), "a LoRA needs peft", "realgen[train]"),
         (Adapted(RuntimeError("size mismatch\nmore")), "the LoRA x does not fit this model: size mismatch", "another"),
         (Adapted(OSError("no file")), "the LoRA x does not fit this model: no file", "another"),
         (Adapted(adapters=()), "the LoRA x fits no layer of this model", "another"),
@@ -237,6 +236,20 @@ def test_a_lora_that_cannot_be_used_is_one_clear_error(pipeline, message, hint):
         loading._load_lora(pipeline, "x", 1.0)
     assert caught.value.message == message
     assert hint in caught.value.hint
+
+
+def test_a_lora_without_peft_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(ModelError) as caught:
+        loading._load_lora(Adapted(ValueError("PEFT backend is required")), "x", 1.0)
+    assert caught.value.message == "a LoRA needs peft"
+    assert "realgen[train]" in caught.value.hint
+
+
+def test_a_folder_in_the_home_folder_is_opened(random_flux, monkeypatch):
+    monkeypatch.setenv("HOME", str(random_flux.parent))
+    opened = loading.load_pipeline(FluxPipeline, f"~/{random_flux.name}", FLOAT32)
+    assert isinstance(opened, FluxPipeline)
 
 
 @pytest.mark.parametrize("index", ["[1]", '"x"', '{"a": []}', "{"])

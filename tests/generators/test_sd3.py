@@ -8,6 +8,7 @@ from generators import factories
 from generators.sampling import build, differences, final_latents
 from realgen.core.errors import InputError
 from realgen.generators._packed import pack, unpack
+from realgen.generators.sd3 import SD3Backbone
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,29 @@ def test_parity_with_the_stock_pipeline(stock, steps, size, guidance):
         max_sequence_length=32,
     )
     assert found["levels"] == 0
+    assert found["latents"] < 1e-4
+    assert found["pixels"] < 1e-4
+
+
+def test_parity_with_the_stock_pipeline_without_t5():
+    absent = {"text_encoder_3": None, "tokenizer_3": None}
+    folder = factories.options_of("sd3")["model"]
+    light = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, **absent)
+    backbone = SD3Backbone(light, max_text_tokens=256, negative_prompt="blur")
+    assert backbone.max_text_tokens == 77
+    assert backbone.num_text_tokens("abc") == len(light.tokenizer("abc").input_ids)
+    found = differences(
+        backbone,
+        light,
+        steps=2,
+        size=(64, 48),
+        guidance=4.5,
+        packed=pack,
+        unpacked=lambda x: unpack(x, 6, 8),
+        guidance_scale=4.5,
+        negative="blur",
+        max_sequence_length=77,
+    )
     assert found["latents"] < 1e-4
     assert found["pixels"] < 1e-4
 

@@ -113,6 +113,14 @@ def test_photographs_of_another_size_are_resized():
     assert (data._latents[0, 0] - data._latents[0, 1]).abs().max() < 0.02
 
 
+def test_of_an_oblong_photograph_the_middle_is_taken():
+    oblong = dataclasses.replace(
+        photograph(0), pixels=np.pad(photograph(0).pixels, ((0, 0), (8, 8), (0, 0)), constant_values=255)
+    )
+    data = data_of([photograph(0), oblong])
+    assert torch.equal(data._latents[:, 0], data._latents[:, 1])
+
+
 def test_weights_are_shares_of_draws():
     """Weight 3 for one plant and 1 (not named) for one person: three quarters are plants."""
     mixed = [photograph(0), photograph(6, category="people")]

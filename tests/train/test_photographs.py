@@ -52,6 +52,20 @@ def test_what_is_missing_or_damaged_is_named(folder, tmp_path):
         read_photographs(folder, split="train")
 
 
+@pytest.mark.parametrize("line", ["{", "[]", '{"file": "a.png"}', "null", "[" * 100_000])
+def test_a_line_of_the_manifest_that_says_nothing_is_numbered(folder, line):
+    with (folder / "manifest.jsonl").open("a") as file:
+        file.write(f"\n\n{line}\n")
+    with pytest.raises(DataError, match=r"line \d+ of .*manifest\.jsonl"):
+        read_photographs(folder, split="train")
+
+
+def test_blank_lines_of_a_manifest_say_nothing(folder):
+    with (folder / "manifest.jsonl").open("a") as file:
+        file.write("\n \n")
+    assert len(read_photographs(folder, split="train")) == 2
+
+
 def test_tensors_span_minus_one_to_one():
     pixels = np.array([[[0, 127, 255]]], np.uint8)
     tensor = to_tensor([pixels, pixels])

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from realgen.core.errors import InputError, OutputError
+from realgen import provenance
+from realgen.core.errors import ConfigError, InputError, OutputError
 from realgen.train.run import Ema, Run, drive, warmup_cosine
 
 
@@ -69,6 +70,7 @@ def test_evaluations_previews_and_snapshots(tmp_path):
     go(run, Counter(), snapshots=(0.1, 0.5))
     assert [line["step"] for line in metrics_of(run) if "held_out" in line] == [10, 20]
     assert Image.open(tmp_path / "samples" / "0000010.png").size == (32, 8)
+    assert provenance.read(tmp_path / "samples" / "0000010.png").is_ai
     assert sorted(folder.name for folder in (tmp_path / "snapshots").iterdir()) == ["010", "050"]
 
 
@@ -93,8 +95,25 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     file = tmp_path / "checkpoints" / "0000020" / "state.pt"
     file.write_bytes(file.read_bytes()[:-10])
     assert run.load()[0] == 18
-    (tmp_path / "checkpoints" / "0000018" / "manifest.json").unlink()
-    assert run.load() is None
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
+    run = Run.create(tmp_path, {})
+    go(run, Counter())
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "manifest.json").unlink()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"no checkpoint in .* is whole"):
+        go(run, Counter())
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "a: 2024-13-45"])
+def test_a_damaged_recipe_is_named(tmp_path, text):
+    run = Run.create(tmp_path, {"a": 1})
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+        assert run.recipe
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

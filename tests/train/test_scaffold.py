@@ -52,6 +52,22 @@ def test_keys_and_numbers_are_flux1_devs(folder):
     assert (folder / "tokenizer_2/spiece.model").is_file()
 
 
+def test_saving_in_bfloat16_changes_no_bit_of_the_pipeline(pipeline, tmp_path):
+    torch.manual_seed(0)
+    weight = pipeline.vae.decoder.conv_in.weight
+    with torch.no_grad():
+        weight += 1e-4 * torch.rand_like(weight)
+    pipeline.vae.register_buffer("third", torch.tensor(1 / 3))
+    parts = [pipeline.vae, pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2]
+    before = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
+    save_pipeline(pipeline, tmp_path, dtype=torch.bfloat16)
+    for part, held in zip(parts, before, strict=True):
+        now = part.state_dict()
+        assert all(torch.equal(now[name], value) and now[name].dtype == value.dtype for name, value in held.items())
+    assert pipeline.vae.decoder.conv_in.weight is weight
+    del pipeline.vae.third
+
+
 def test_the_flow_starts_silent(pipeline):
     assert pipeline.transformer.proj_out.weight.abs().max() == 0
     assert pipeline.transformer.config.guidance_embeds

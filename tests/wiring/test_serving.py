@@ -46,6 +46,14 @@ def test_a_fingerprint_depends_on_options_and_program(folder, monkeypatch):
     assert len(found) == 4
 
 
+def test_a_folder_that_is_called_like_a_label_does_not_count(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = serving.fingerprint(classifier(folder))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/photograph.jpg").write_bytes(b"pixels")
+    assert serving.fingerprint(classifier(folder)) == before == serving.fingerprint(classifier("one"))
+
+
 def test_what_is_left_to_the_default_counts_as_what_it_is(folder):
     assert serving.fingerprint(classifier(folder)) == serving.fingerprint(classifier(folder, temperature=1.0))
 

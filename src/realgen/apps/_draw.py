@@ -1,11 +1,13 @@
 """Draws what a gallery still lacks, by a recipe's models, with progress; Ctrl-C keeps what is finished."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from realgen.apps import _show as show
+from realgen.core.errors import RealGenError
 
 if TYPE_CHECKING:
     from realgen.core.protocols import PromptOptimizer
@@ -25,8 +27,8 @@ def draw(
     if not pending:
         gallery.finish()
         return
-    samples = _samples(recipe, pending, optimizer=optimizer, best_of=best_of)
     try:
+        samples = _samples(recipe, pending, optimizer=optimizer, best_of=best_of)
         with show.progress(len(pending)) as bar:
             began = time.perf_counter()
             for item in samples:
@@ -35,6 +37,11 @@ def draw(
                 else:
                     bar.drawn(item, gallery.add(item, seconds=time.perf_counter() - began))
                     began = time.perf_counter()
+    except RealGenError:
+        with contextlib.suppress(RealGenError):  # a full disk takes no contact sheet either
+            gallery.finish()
+        gallery.discard()
+        raise
     except KeyboardInterrupt:
         gallery.finish()
         show.note(f"stopped; finished pictures are kept: continue with --resume {gallery.folder}")

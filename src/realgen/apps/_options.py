@@ -22,6 +22,9 @@ Paths = Annotated[
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="A shipped recipe or a path; see realgen list recipes.")]
+DrawnBy = Annotated[
+    str | None, typer.Option("--recipe", help="A shipped recipe or a path, default tiny; see realgen list recipes.")
+]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="What machine it runs on; shipped, or a path.")]
 Count = Annotated[int, typer.Option("-n", "--num", min=1, help="Pictures a prompt, with seeds SEED, SEED+1, ...")]
 BestOf = Annotated[
@@ -33,6 +36,18 @@ BestOf = Annotated[
 Seed = Annotated[int, typer.Option(help="The first seed.")]
 PromptFile = Annotated[
     str | None, typer.Option("--prompts", help="File of prompts: .txt, or .jsonl/.csv with prompt, seed, size, name.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Draw the prompt as it stands, without rewriting.")]
+Steps = Annotated[int | None, typer.Option(help="Denoiser evaluations a picture.")]
+Guidance = Annotated[float | None, typer.Option(help="How closely the text is followed.")]
+PixelSize = Annotated[str | None, typer.Option(metavar="WxH", help="Width and height in pixels.")]
+Format = Annotated[str | None, typer.Option("--format", help="png, jpg or webp; default png.")]
+Recorded = Annotated[
+    bool, typer.Option("--record/--no-record", help="Write the prompt into the files; the AI mark always is.")
+]
+Signed = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--sign", metavar="CHAIN KEY", help="Sign by C2PA: certificate chain and key, PEM."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 

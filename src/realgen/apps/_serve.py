@@ -33,7 +33,7 @@ def serve(
     max_images: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 64,
     max_image_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes of one image file.")] = 32,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes of one call.")] = 128,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of one image.")] = 16.8,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=64, help="Megapixels of one image.")] = 16.8,
     body_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that a call may take to arrive.")] = 30,
     grace: Annotated[float, typer.Option(min=0, help="Seconds to finish accepted work when stopped.")] = 60,
 ) -> None:

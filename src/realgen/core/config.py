@@ -19,6 +19,9 @@ from realgen.core.spec import Machine, Spec
 SpecType = TypeVar("SpecType", bound="Spec")
 
 _KINDS = {str(kind.model_fields["kind"].annotation).split("'")[1]: kind for kind in get_args(Recipe)}
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises: the month 13 is a ValueError of its own."""
+
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(
     Annotated[Recipe, Field(discriminator="kind")], config=ConfigDict(defer_build=True)
 )
@@ -65,12 +68,17 @@ def shipped(folder: Literal["recipes", "profiles"]) -> list[str]:
 
 def read_layer(folder: Literal["recipes", "profiles"], name: str) -> dict[str, Any]:
     """A shipped file by name, or any YAML file by path, as a mapping."""
+    return parse_mapping(read_text(folder, name), where=name)
+
+
+def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
+    """A YAML text as a mapping."""
     try:
-        loaded = yaml.safe_load(read_text(folder, name))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}", hint="mend the file") from error
+        loaded = yaml.safe_load(text)
+    except _NOT_YAML as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}", hint="mend the file") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{name} holds no mapping", hint="start it with `kind: ...`")
+        raise ConfigError(f"{where} holds no mapping", hint="start it with `kind: ...`")
     return loaded
 
 
@@ -94,7 +102,7 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {text!r}", hint="write KEY=VALUE, such as generator.options.steps=8")
     try:
         nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"the value of {key} is not YAML: {value!r}", hint="quote it") from error
     for part in reversed(key.split(".")):
         nested = {part: nested}

@@ -142,7 +142,7 @@ class FlowRecipe(PhotographRecipe):
     """The FLUX.1 folder or hub id to start from."""
 
     size: tuple[int, int] = (128, 128)
-    """Width and height in pixels; photographs of another size are resized."""
+    """Width and height in pixels, alike, multiples of 16; of other photographs the middle square is taken, resized."""
 
     max_text_tokens: int = Field(default=64, ge=1, le=512)
     """Text length that T5 is padded to."""
@@ -170,6 +170,14 @@ class FlowRecipe(PhotographRecipe):
 
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn at every evaluation."""
+
+    @model_validator(mode="after")
+    def _draws_squares(self) -> Self:
+        width, height = self.size
+        if width != height or width < 16 or width % 16:
+            message = f"size: {width}x{height} cannot be trained: photographs are squares of a multiple of 16 pixels"
+            raise ValueError(message)
+        return self
 
 
 class FlowSftRecipe(FlowRecipe):

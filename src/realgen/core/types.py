@@ -6,6 +6,10 @@ from typing import Any, Literal
 
 from PIL.Image import Image
 
+MAX_SEED = 2**63 - 1
+MAX_SIDE = 16_384
+"""The longest side of an image, in pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ def load_pipeline(
     `parts` are components that stand in memory already, in place of the model's own.
     """
     device = pick_device(machine)
+    model, lora = _at_home(model), None if lora is None else _at_home(lora)
     check_model(model)
     options: dict[str, Any] = {"dtype": pick_dtype(machine, device), "use_safetensors": True}
     if machine.quantize != "none":
@@ -61,6 +63,11 @@ def load_pipeline(
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
     return pipeline
+
+
+def _at_home(name: str) -> str:
+    """A folder under `~` by its whole path; a hub id as it is."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 def check_model(model: str) -> None:
@@ -95,11 +102,11 @@ def _quantization(machine: Machine) -> PipelineQuantizationConfig:
 
 
 def _load_lora(pipeline: DiffusionPipeline, lora: str, scale: float) -> None:
+    if find_spec("peft") is None:
+        raise ModelError("a LoRA needs peft", hint='pip install "realgen[train]"')
     try:
         pipeline.load_lora_weights(lora, adapter_name="lora")
         pipeline.set_adapters("lora", scale)
-    except ImportError as error:
-        raise ModelError("a LoRA needs peft", hint='pip install "realgen[train]"') from error
     except _LOAD_ERRORS as error:
         raise ModelError(
             f"the LoRA {lora} does not fit this model: {_first_line(error)}", hint="was it made for another model?"

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoPipelineForText2Image
 from PIL import Image
 from pydantic import Field
+from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from realgen.core.errors import ConfigError, InputError, ModelError
 from realgen.core.protocols import Size
@@ -53,19 +54,34 @@ def build(options: Options, machine: Machine) -> "PretrainedGenerator":
 
 
 class PretrainedGenerator:
-    """Calls the pipeline as its authors wrote it, with one random generator an image."""
+    """Calls the pipeline as its authors wrote it, with one random generator an image.
 
-    max_text_tokens: int | None = None
+    It reads as much of a text as its longest reader: its last tokenizer, up to the call's own default or, where that is
+    CLIP's, to what CLIP reads.
+    """
 
     def __init__(self, pipeline: Any, options: Options, *, batch: int) -> None:
         self.pipeline, self.options, self.batch = pipeline, options, batch
-        self._takes = set(signature(pipeline.__call__).parameters)
+        self._takes = signature(pipeline.__call__).parameters
         if options.negative_prompt is not None and "negative_prompt" not in self._takes:
             raise ConfigError("this pipeline takes no negative_prompt", hint="leave it out")
 
+    @property
+    def max_text_tokens(self) -> int | None:
+        """The longest text that is read; None where the pipeline does not say."""
+        if isinstance(self._tokenizer, CLIPTokenizer | CLIPTokenizerFast):
+            return int(self._tokenizer.model_max_length)
+        said = self._takes.get("max_sequence_length")
+        return said.default if said is not None and isinstance(said.default, int) else None
+
     def num_text_tokens(self, text: str) -> int:
-        """Tokens of `text` in the pipeline's first tokenizer."""
-        return count_tokens(self.pipeline.tokenizer, text)
+        """Tokens of `text`, with those that mark its ends."""
+        return count_tokens(self._tokenizer, text)
+
+    @property
+    def _tokenizer(self) -> Any:
+        found = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        return next(tokenizer for tokenizer in reversed(found) if tokenizer is not None)
 
     def __call__(
         self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None

@@ -36,7 +36,7 @@ class Options(Spec):
     """Width and height in pixels, multiples of 16."""
 
     max_text_tokens: int = Field(default=256, ge=1, le=512)
-    """Text length that T5 is padded to."""
+    """Text length that T5 is padded to; without T5 at most CLIP's."""
 
     lora: str | None = None
     """LoRA file or folder to load."""
@@ -72,12 +72,21 @@ def build(options: Options, machine: Machine) -> FlowGenerator:
 
 
 class SD3Backbone(PackedBackbone):
-    """SD3: packed latents (B, H/16 * W/16, channels * 4), classifier-free guidance, levels of a static shift."""
+    """SD3: packed latents (B, H/16 * W/16, channels * 4), classifier-free guidance, levels of a static shift.
+
+    A checkpoint without T5, to save memory, reads no more of a text than CLIP does.
+    """
 
     lora_targets = JOINT_ATTENTION
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, *, max_text_tokens: int, negative_prompt: str = "") -> None:
-        encoders = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3)
+        encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
+        self._tokenizer = pipeline.tokenizer
+        if pipeline.text_encoder_3 is None:
+            max_text_tokens = min(max_text_tokens, self._tokenizer.model_max_length)
+        else:
+            encoders.append(pipeline.text_encoder_3)
+            self._tokenizer = pipeline.tokenizer_3
         super().__init__(pipeline, text_encoders=encoders, max_text_tokens=max_text_tokens)
         self.negative_prompt = negative_prompt
 
@@ -88,8 +97,8 @@ class SD3Backbone(PackedBackbone):
         return (f"transformer_blocks.{last}.attn.add_q_proj",)
 
     def num_text_tokens(self, text: str) -> int:
-        """T5 tokens of `text`, with the one that marks its end."""
-        return count_tokens(self.pipeline.tokenizer_3, text)
+        """Tokens of `text`, T5's or without it CLIP's, with those that mark its ends."""
+        return count_tokens(self._tokenizer, text)
 
     def check_size(self, size: Size) -> None:
         """Width and height must be positive multiples of a packed latent's side, within the learned positions."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from realgen.formulas.flow import interpolate, shift_of, shift_sigma
@@ -206,5 +206,5 @@ def _encode_all(photographs: Sequence[Photograph], encode: Encode, size: int) ->
 def _image(photograph: Photograph, size: int, *, mirrored: bool) -> Image.Image:
     image = Image.fromarray(photograph.pixels)
     if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image

@@ -35,7 +35,8 @@ class Photograph:
 def read_photographs(folder: str | Path, *, split: str) -> list[Photograph]:
     """All photographs of one split, in the manifest's order."""
     root = find_manifest(Path(folder))
-    rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [_row(root, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     chosen = [row for row in rows if row["split"] == split]
     if not chosen:
         raise DataError(f"{root} has no photograph of the split {split!r}", hint="look at manifest.jsonl")
@@ -48,6 +49,19 @@ def find_manifest(folder: Path) -> Path:
         if (root / "manifest.jsonl").is_file():
             return root
     raise DataError(f"no manifest.jsonl in {folder}", hint="set data=FOLDER to the unpacked photographs")
+
+
+def _row(root: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or not {"file", "split"} <= row.keys():
+        raise DataError(
+            f"line {number} of {root / 'manifest.jsonl'} says of no photograph",
+            hint='each is JSON with "file" and "split"',
+        )
+    return row
 
 
 def _photograph(root: Path, row: dict[str, object]) -> Photograph:

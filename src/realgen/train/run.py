@@ -27,7 +27,11 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from realgen import __version__
+from realgen.core import config
 from realgen.core.errors import InputError, OutputError
+from realgen.core.types import Origin
+from realgen.provenance import mark
 from realgen.train.world import put
 
 
@@ -95,8 +99,8 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The merged recipe that the run was started with."""
-        loaded: dict[str, Any] = yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
-        return loaded
+        file = self.folder / "recipe.yaml"
+        return config.parse_mapping(config.read_text("recipes", str(file.absolute())), where=str(file))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -140,6 +144,8 @@ class Run:
             torch.save(dict(state), staged / "state.pt")
             manifest = {"step": step, "files": {"state.pt": _sha256(staged / "state.pt")}}
             (staged / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+            for file in staged.iterdir():
+                _to_disk(file)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staged, final)
         except (OSError, RuntimeError) as error:
@@ -152,8 +158,12 @@ class Run:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and state of the newest whole checkpoint, or None for a run without one."""
-        for folder in sorted((self.folder / "checkpoints").glob("[0-9]*"), reverse=True):
+        """Step and state of the newest whole checkpoint, or None for a run without one.
+
+        InputError where there are some and none is whole: that run did not begin just now.
+        """
+        folders = sorted((self.folder / "checkpoints").glob("[0-9]*"), reverse=True)
+        for folder in folders:
             try:
                 manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
                 is_whole = _sha256(folder / "state.pt") == manifest["files"]["state.pt"]
@@ -161,6 +171,11 @@ class Run:
                 continue
             if is_whole:
                 return int(manifest["step"]), torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        if folders:
+            raise InputError(
+                f"no checkpoint in {self.folder / 'checkpoints'} is whole",
+                hint="put one back, or remove that folder to begin at step 0",
+            )
         return None
 
     def is_best(self, step: int, value: float) -> bool:
@@ -176,7 +191,7 @@ class Run:
         self.note("best.json", {"step": step, "figure": name, "value": value})
 
     def save_preview(self, step: int, images: Sequence[Image.Image]) -> None:
-        """Write pictures of one size side by side as `samples/STEP.png`, eight a row."""
+        """Write pictures of one size side by side as `samples/STEP.png`, eight a row, marked as made by AI."""
         if not images or not self.writes:
             return
         width, height = images[0].size
@@ -185,7 +200,9 @@ class Run:
             sheet.paste(image, (place % 8 * width, place // 8 * height))
         with _writing(self.folder):
             (self.folder / "samples").mkdir(exist_ok=True)
-            sheet.save(self.folder / "samples" / f"{step:07d}.png")
+        recipe = self.recipe
+        origin = Origin(int(recipe.get("seed", 0)), __version__, recipe)
+        mark(sheet, self.folder / "samples" / f"{step:07d}.png", origin=origin, replace=True)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a killed process took after its last checkpoint."""
@@ -343,6 +360,11 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, hold: float = 0.0, floo
     start = warmup + hold * (steps - warmup)
     progress = max(0.0, step - start) / max(1.0, steps - start)
     return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
+
+
+def _to_disk(file: Path) -> None:
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
 
 
 def _sha256(path: Path) -> str:

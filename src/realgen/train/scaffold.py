@@ -6,13 +6,14 @@ opens FLUX.1 opens it.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from realgen.train.autoencoder import open_autoencoder
@@ -99,11 +100,12 @@ def open_measured(folder: Path, photographs: Sequence[Photograph], *, device: to
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write a FLUX.1 folder in `dtype`, with CLIP's keys and the tokenizers' files as FLUX.1-dev has them."""
-    held = pipeline.dtype
-    pipeline.to(dtype=dtype)
-    pipeline.save_pretrained(folder)
-    pipeline.to(dtype=held)
+    """Write a FLUX.1 folder in `dtype`, with CLIP's keys and the tokenizers' files as FLUX.1-dev has them.
+
+    The pipeline itself keeps every bit: what is exported on the way changes nothing of a training.
+    """
+    with _in_dtype(pipeline, dtype):
+        pipeline.save_pretrained(folder)
     for name, tokenizer in (("tokenizer", pipeline.tokenizer), ("tokenizer_2", pipeline.tokenizer_2)):
         for wanted in ("vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model"):
             if (source := Path(tokenizer.name_or_path) / wanted).is_file():
@@ -117,6 +119,22 @@ def save_pipeline(pipeline: FluxPipeline, folder: Path, *, dtype: torch.dtype) -
         for name, value in load_file(keys).items()
     }
     save_file(weights, keys, metadata={"format": "pt"})
+
+
+@contextmanager
+def _in_dtype(pipeline: FluxPipeline, dtype: torch.dtype) -> Iterator[None]:
+    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    parameters = [(parameter, parameter.data) for part in parts for parameter in part.parameters()]
+    owners = [owner for part in parts for owner in part.modules()]
+    buffers = [(owner, *named) for owner in owners for named in owner.named_buffers(recurse=False)]
+    pipeline.to(dtype=dtype)
+    try:
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)
 
 
 def _tidy(file: Path) -> None:

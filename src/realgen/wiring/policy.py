@@ -157,7 +157,8 @@ def export(folder: Path, out: Path, *, is_raw: bool, is_merged: bool) -> None:
         raise InputError(f"{folder} has no checkpoint yet", hint=f"realgen train --resume {folder}")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder", hint="choose another --out")
-    recipe = recipe.model_copy(update={"machine": Machine(device="cpu", dtype="float32" if is_merged else "auto")})
+    machine = Machine(device="cpu", dtype="float32" if is_merged else "auto")
+    recipe = recipe.model_copy(update={"machine": machine, "trackers": ()})
     generator = build_generator(recipe)
     build_policy(recipe, generator, World())
     module: Any = generator.backbone.module

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from realgen.train.world import World
 
 
+def check_alone(machine: Machine, kind: str) -> None:
+    """Raise ConfigError where several processes were started, or asked for, to train what one does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or (machine.processes or 1) > 1 or machine.shard:
+        raise ConfigError(f"kind: {kind} trains in one process", hint="start it without torchrun and machine.shard")
+
+
 def join(machine: Machine) -> "World":
     """The processes that torchrun started; ConfigError where they are not as many as the machine says."""
     from realgen.train.world import World

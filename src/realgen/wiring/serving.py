@@ -35,23 +35,27 @@ def fingerprint(plug: Plug) -> str:
     return f"{plug.card or plug.name}@{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
-def _without_paths(value: Any) -> Any:
+_MODELS = frozenset({"model", "base", "tower", "tokenizer"})
+"""Options that name a folder, or a repository of the hub."""
+
+
+def _without_paths(value: Any, *, is_model: bool = False) -> Any:
     """`value` with every path that exists, and every card of a plug within, replaced by the files' hashes."""
     if isinstance(value, Mapping):
-        hashed = {key: _without_paths(inner) for key, inner in value.items()}
+        hashed = {key: _without_paths(inner, is_model=key in _MODELS) for key, inner in value.items()}
         if isinstance(card := value.get("card"), str) and (value.get("options") or {}).get("model") is None:
             hashed["card"] = _contents(fetch.locate(cards.read(card)))
         return hashed
     if isinstance(value, list):
         return [_without_paths(inner) for inner in value]
-    if isinstance(value, str) and _exists(value):
+    if isinstance(value, str) and (is_model or "/" in value) and _exists(value):
         return _contents(Path(value))
     return value
 
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).is_dir() or ("/" in text and Path(text).is_file())
+        return Path(text).exists()
     except (OSError, ValueError):
         return False
 

@@ -16,6 +16,7 @@ from realgen.core.training_recipes import (
     DecoderRecipe,
     DetectorRecipe,
     ExpertsRecipe,
+    FlowRecipe,
     FlowSftRecipe,
     TextDistillationRecipe,
     TrainRecipe,
@@ -24,7 +25,7 @@ from realgen.core.training_recipes import (
 from realgen.hub import plugs
 from realgen.hub.device import keep_gradients_right, pick_device, pick_dtype
 from realgen.hub.plugs import use_threads
-from realgen.wiring import adversarial, experts, flow_sft, grpo
+from realgen.wiring import adversarial, experts, flow_sft, grpo, processes
 from realgen.wiring.materials import embedded, load_flux, read_split
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
     if isinstance(recipe, FlowGrpoRecipe):
         yield from grpo.train(recipe, folder, resume=resume)
         return
+    _check_machine(recipe)
     use_threads(recipe.machine)
     if resume:
         run = Run.open(folder)
@@ -80,14 +82,27 @@ def train(recipe: TrainRecipe, folder: Path, *, resume: bool) -> "Iterator[tuple
         Run.check_free(folder)
         trainer = build_trainer(recipe, folder)
         run = Run.create(folder, recipe.model_dump(mode="json"))
-    yield from drive(
-        run,
-        trainer,
-        steps=recipe.steps,
-        evaluate_every=recipe.evaluate_every,
-        save_minutes=recipe.save_minutes,
-        snapshots=recipe.snapshots,
-    )
+    with run.locked():
+        yield from drive(
+            run,
+            trainer,
+            steps=recipe.steps,
+            evaluate_every=recipe.evaluate_every,
+            save_minutes=recipe.save_minutes,
+            snapshots=recipe.snapshots,
+        )
+
+
+def _check_machine(recipe: TrainRecipe) -> None:
+    """Raise ConfigError for what these trainers cannot do on a machine, before anything is loaded."""
+    machine, kind = recipe.machine, getattr(recipe, "kind", "")
+    processes.check_alone(machine, kind)
+    if not isinstance(recipe, FlowRecipe | UnseenWordsRecipe):
+        return
+    if machine.offload != "none":
+        raise ConfigError(f"machine.offload: {kind} trains what stays in its place", hint="machine.offload=none")
+    if machine.quantize != "none" and getattr(recipe, "lora_rank", 0) == 0:
+        raise ConfigError("quantised weights cannot be trained", hint="train a LoRA: lora_rank=16, say")
 
 
 def build_trainer(recipe: TrainRecipe, folder: Path) -> "Trainer":
@@ -103,6 +118,7 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
     import torch
 
     from realgen.train.autoencoder import AutoencoderTrainer, linear_autoencoder, open_autoencoder
+    from realgen.train.photographs import of_one_size
 
     photographs = read_split(recipe, "train")
     torch.manual_seed(recipe.seed)
@@ -117,7 +133,7 @@ def _autoencoder_trainer(recipe: AutoencoderRecipe, _: Path) -> "Trainer":
             size=128,
             seed=recipe.seed,
         )
-    held_out = [photograph for photograph in read_split(recipe, "test") if photograph.pixels.shape[:2] == (128, 128)]
+    held_out = of_one_size(read_split(recipe, "test"))
     return AutoencoderTrainer(
         model.to(pick_device(recipe.machine)),
         photographs,
