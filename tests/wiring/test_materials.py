@@ -23,8 +23,8 @@ def test_the_embedded_model_is_a_pipeline_s_folder():
 
 def test_a_model_beside_another_brings_its_transformer_alone(random_flux):
     machine = Machine(device="cpu")
-    pipeline = materials.load_flux(random_flux, machine)
-    other = materials.load_flux(random_flux, machine, beside=pipeline)
+    pipeline = materials.load_flux(str(random_flux), machine)
+    other = materials.load_flux(str(random_flux), machine, beside=pipeline)
     assert other.transformer is not pipeline.transformer
     assert other.components.keys() == pipeline.components.keys()
     own = [name for name, part in other.components.items() if part is not pipeline.components[name]]

@@ -67,7 +67,7 @@ def load_pipeline(
 
 def _at_home(name: str) -> str:
     """A folder under `~` by its whole path; a hub id as it is."""
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    return str(Path(name).expanduser()) if str(name).startswith("~") else name
 
 
 def check_model(model: str) -> None:
