@@ -30,6 +30,22 @@ def run(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def draw(run, random_flux):
+    """`realgen generate WORDS` with the random model, which is quick."""
+    options = (
+        "generator.card=null",
+        f"generator.options.model={random_flux}",
+        "generator.options.max_text_tokens=32",
+        "machine.dtype=float32",
+    )
+
+    def call(*words, size="32x32", steps=1):
+        return run("generate", *words, *options, "--raw", "--size", size, "--steps", steps)
+
+    return call
+
+
 class ShadeOptions(Spec):
     """Which channel is looked at."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from realgen.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from realgen.core.recipes import GenerateRecipe
+    from realgen.core.recipes import GenerateRecipe, Recipe
     from realgen.provenance import Record
 
 
@@ -62,24 +62,13 @@ def _again(recorded: Mapping[str, Any], asked: Asked, *, where: Path, hint: str)
     before = config.from_mapping(recorded, where=str(where))
     if not isinstance(before, GenerateRecipe):
         raise InputError(f"{where} records no generate recipe", hint="give what realgen generate made")
-    now = load(asked, default="") if asked.name else _on_top(before.model_dump(mode="json"), asked, where=str(where))
+    if asked.name is not None:
+        now: Recipe = load(asked, default=asked.name)
+    else:
+        now = config.on_top(recorded, where=str(where), profile=asked.profile, overrides=asked.settings)
+    if not isinstance(now, GenerateRecipe):
+        raise ConfigError(f"{where} was drawn by a recipe of kind generate", hint="leave kind as it is")
     for key in type(before).model_fields:
         if key != "machine" and getattr(now, key) != getattr(before, key):
             raise InputError(f"{where} was drawn with another {key}", hint=hint)
     return now
-
-
-def _on_top(recorded: Mapping[str, Any], asked: Asked, *, where: str) -> "GenerateRecipe":
-    """`recorded`, which is a generate recipe, with what is asked over it; its kind cannot be overridden."""
-    from realgen.core import config
-    from realgen.core.recipes import GenerateRecipe
-
-    merged = dict(recorded)
-    if asked.profile is not None:
-        merged = config.merge(merged, config.read_profile(asked.profile))
-    for setting in asked.settings:
-        merged = config.merge(merged, config.parse_override(setting))
-    recipe = config.from_mapping(merged, where=where)
-    if not isinstance(recipe, GenerateRecipe):
-        raise ConfigError(f"{where} was drawn by a recipe of kind generate", hint="leave kind as it is")
-    return recipe

@@ -35,14 +35,19 @@ class Profile(Spec):
 
 def load(name: str, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """The merged, validated recipe `name` (shipped, or a path), with a profile and KEY=VALUE overrides on top."""
-    layers = [read_layer("recipes", name)]
-    if profile is not None:
-        layers.append(read_profile(profile))
+    return on_top(read_layer("recipes", name), where=f"recipe {name}", profile=profile, overrides=overrides)
+
+
+def on_top(
+    recipe: Mapping[str, Any], *, where: str, profile: str | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
+    """The recipe that `recipe` makes with a profile and KEY=VALUE overrides over it, validated."""
+    layers = [] if profile is None else [read_profile(profile)]
     layers += [parse_override(text) for text in overrides]
-    merged: dict[str, Any] = {}
+    merged = dict(recipe)
     for layer in layers:
         merged = merge(merged, layer)
-    return from_mapping(merged, where=f"recipe {name}")
+    return from_mapping(merged, where=where)
 
 
 def read_profile(name: str) -> dict[str, Any]:
@@ -68,17 +73,12 @@ def shipped(folder: Literal["recipes", "profiles"]) -> list[str]:
 
 def read_layer(folder: Literal["recipes", "profiles"], name: str) -> dict[str, Any]:
     """A shipped file by name, or any YAML file by path, as a mapping."""
-    return parse_mapping(read_text(folder, name), where=name)
-
-
-def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
-    """A YAML text as a mapping."""
     try:
-        loaded = yaml.safe_load(text)
+        loaded = yaml.safe_load(read_text(folder, name))
     except _NOT_YAML as error:
-        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}", hint="mend the file") from error
+        raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}", hint="mend the file") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{where} holds no mapping", hint="start it with `kind: ...`")
+        raise ConfigError(f"{name} holds no mapping", hint="start it with `kind: ...`")
     return loaded
 
 

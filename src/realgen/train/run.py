@@ -99,8 +99,7 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The merged recipe that the run was started with."""
-        file = self.folder / "recipe.yaml"
-        return config.parse_mapping(config.read_text("recipes", str(file.absolute())), where=str(file))
+        return config.read_layer("recipes", str(self.folder / "recipe.yaml"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

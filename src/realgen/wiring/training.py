@@ -44,19 +44,15 @@ def recipe_of(folder: Path, overrides: "Sequence[str]", *, profile: str | None =
     """The recipe that the run in `folder` was started with; only its machine and its data may be overridden."""
     from realgen.train.run import Run
 
-    merged = Run.open(folder).recipe
-    if profile is not None:
-        merged = config.merge(merged, config.read_profile(profile))
+    recorded = Run.open(folder).recipe
     for text in overrides:
-        layer = config.parse_override(text)
-        if not layer.keys() <= {"machine", "data"}:
-            held = _at(merged, text.partition("=")[0])
+        if not config.parse_override(text).keys() <= {"machine", "data"}:
+            held = _at(recorded, text.partition("=")[0])
             raise ConfigError(
                 f"{text}: a resumed run keeps its recipe, where it is {held!r}",
                 hint="only machine.* and data may change; another recipe is another --out",
             )
-        merged = config.merge(merged, layer)
-    return config.from_mapping(merged, where=str(folder))
+    return config.on_top(recorded, where=str(folder), profile=profile, overrides=overrides)
 
 
 def _at(recipe: "Mapping[str, Any]", key: str) -> Any:

@@ -1,0 +1,60 @@
+"""Pictures drawn again, and runs that go on: by what was recorded, and by nothing else."""
+
+import pytest
+
+
+def test_a_resumed_run_keeps_the_recipe_that_it_began_with(draw, run, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,seed,name\na cat,1,cat\na dog,2,dog\n")
+    draw("--prompts", "prompts.csv", "--out", "here", steps=3)
+    dog = (tmp_path / "here/dog.png").read_bytes()
+    (tmp_path / "here/dog.png").unlink()
+    words = ("generate", "--prompts", "prompts.csv", "--resume", "here")
+    code, _, err = draw("--prompts", "prompts.csv", "--resume", "here", steps=2)
+    assert code == 2
+    assert "here was drawn with another generator" in err
+    assert not (tmp_path / "here/dog.png").exists()
+    assert run(*words, "machine.batch=1")[0] == 0
+    assert (tmp_path / "here/dog.png").read_bytes() == dog
+    assert run(*words, "--recipe", "tiny")[0] == 2
+    for more in (("--out", "there"), ("--format", "jpg"), ("--no-record",)):
+        code, _, err = run(*words, *more)
+        assert code == 2
+        assert f"{more[0]} beside --resume" in err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("a dog",), ("-n", 2), ("--seed", 9), ("--prompts", "p.csv"), ("--resume", "here"), ("--steps", 2), ("--raw",)],
+)
+def test_what_an_image_records_is_drawn_and_nothing_else(draw, run, more):
+    draw("a cat", "--out", "here")
+    code, _, err = run("generate", "--from", "here/0001.png", "--out", "again", *more)
+    assert code == (0 if more == ("--raw",) else 2), err  # the fixture draws --raw itself
+    assert code == 0 or "--from" in err
+
+
+def test_an_image_from_another_machine_is_drawn_on_this_one(draw, run):
+    draw("a cat", "machine.batch=7", "--out", "here")
+    assert run("generate", "--from", "here/0001.png", "--out", "again", "machine.batch=1")[0] == 0
+
+
+def test_a_contact_sheet_is_not_drawn_again(draw, run):
+    draw("a cat", "--out", "here")
+    code, _, err = run("generate", "--from", "here/contact-sheet.png")
+    assert code == 2
+    assert "contact sheet" in err
+
+
+def test_a_run_that_draws_nothing_leaves_nothing(draw, tmp_path):
+    code, _, err = draw("a cat", "generator.options.stepz=3", "--out", "here")
+    assert code == 2
+    assert "stepz" in err
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_size_that_cannot_be_drawn_keeps_the_pictures_before_it_and_their_sheet(draw, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,seed,size\na cat,1,32x32\na dog,2,33x33\n")
+    code, _, err = draw("--prompts", "prompts.csv", "--out", "here")
+    assert code == 2
+    assert "33x33" in err
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["0001.png", "contact-sheet.png", "run.json"]
