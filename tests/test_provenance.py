@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from realgen import provenance
 from realgen.core.errors import InputError, OutputError, RealGenError
@@ -420,3 +421,11 @@ def test_signing_without_the_package_names_it(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RealGenError) as caught:
         Signer(tmp_path / "chain.pem", tmp_path / "key.pem").check()
     assert caught.value.hint == 'pip install "realgen[c2pa]"'
+
+
+def test_a_text_chunk_called_xmp_is_no_mark(tmp_path: Path, image: Image.Image) -> None:
+    chunks = PngInfo()
+    chunks.add_text("xmp", "not a packet")
+    image.save(tmp_path / "a.png", pnginfo=chunks)
+    with pytest.raises(InputError):
+        read(tmp_path / "a.png")

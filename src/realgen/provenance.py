@@ -226,7 +226,8 @@ def _read_xmp(path: Path) -> tuple[tuple[int, int], bytes]:
     try:
         with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
             image.load()
-            return image.size, image.info.get("xmp", b"")
+            xmp = image.info.get("xmp")
+            return image.size, xmp if isinstance(xmp, bytes) else b""  # a text chunk may be called so too
     except UnidentifiedImageError as error:
         message = f"{path} is no PNG, JPEG or WebP image, or a damaged one"
         raise InputError(message, hint="give one that realgen generate made") from error

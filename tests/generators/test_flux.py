@@ -269,3 +269,9 @@ def test_a_sharded_checkpoint_with_flux1_devs_keys_is_the_same_model(random_flux
     shard.unlink()
     with pytest.raises(ModelError, match=shard.name):
         build(folder)
+
+
+@pytest.mark.parametrize("name", ["guidance", "lora_scale"])
+def test_numbers_that_are_not_finite_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        flux.Options.model_validate({name: float("inf")})

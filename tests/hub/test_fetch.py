@@ -200,6 +200,18 @@ def test_a_hub_that_gives_nothing_gets_one_line(
     assert "\n" not in caught.value.hint
 
 
+def test_a_line_that_breaks_within_a_download_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(repo: str, *, local_files_only: bool = False, **_: object) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError(repo)
+        raise RuntimeError("Task error: File reconstruction error")  # as hf_xet says it
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(ModelError, match="cannot fetch a/b") as caught:
+        locate(make_card({"kind": "hub", "repo": "a/b"}))
+    assert "it resumes" in caught.value.hint
+
+
 def test_a_served_model_is_always_there_and_never_fetched():
     card = cards.read("gpt-5-prompt")
     assert is_present(card)

@@ -33,6 +33,12 @@ def test_talk_around_an_answer_is_stripped(answer: str) -> None:
     assert (rewrite.text, rewrite.reason) == (GOOD, "")
 
 
+@pytest.mark.parametrize("detail", ["a 16:9 photograph", "a photograph at 5:30", "a photograph, f/2:8"])
+def test_a_colon_between_digits_ends_no_preamble(detail: str) -> None:
+    text = f"This is {detail} of an old fisherman mending nets on a pier."
+    assert clean(text) == text
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

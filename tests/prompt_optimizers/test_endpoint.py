@@ -136,3 +136,9 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 def test_the_full_address_is_understood() -> None:
     assert Options(base_url="http://h/v1/chat/completions", model="m").base_url == "http://h/v1"
+
+
+def test_an_answer_nested_without_end_is_no_chat_completion(server: Server) -> None:
+    server.body = "[" * 200_000
+    with pytest.raises(ModelError, match="something else than a chat completion"):
+        build(Options(base_url=server.url, model="m"), Machine())(["a cat on a wall"], seeds=[0])

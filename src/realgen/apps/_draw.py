@@ -44,7 +44,7 @@ def draw(
         raise
     except KeyboardInterrupt:
         gallery.finish()
-        show.note(f"stopped; finished pictures are kept: continue with --resume {gallery.folder}")
+        show.note(f"stopped; finished pictures are kept: run the same again with --resume {gallery.folder}")
         raise
     gallery.finish()
 

@@ -139,7 +139,7 @@ def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     except GatedRepoError as error:
         hint = f"accept its licence on the hub's page of {source.repo}, then set HF_TOKEN or run hf auth login"
         raise ModelError(f"{card.name} is gated ({card.licence})", hint=hint) from error
-    except (HTTPError, LocalEntryNotFoundError) as error:
+    except (HTTPError, LocalEntryNotFoundError, RuntimeError) as error:  # RuntimeError: hf_xet, where the line breaks
         hint = f"go online and run realgen fetch {card.name} (it resumes), or {by_hand}"
         raise ModelError(f"cannot fetch {source.repo} from the Hugging Face hub", hint=hint) from error
     return _checked_snapshot(Path(found), source, hint=f"delete it and run realgen fetch {card.name}")

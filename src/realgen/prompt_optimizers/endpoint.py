@@ -121,7 +121,7 @@ class Endpoint:
         """The answer, or what stood in its way where another attempt may mend it."""
         try:
             response = client.post(f"{self._options.base_url}/chat/completions", json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return _Trouble(" ".join(str(error).split()) or type(error).__name__)
         if response.status_code in _RETRIED:
             wished = response.headers.get("retry-after", "")
@@ -170,7 +170,7 @@ def _read(response: httpx.Response, options: Options) -> _Answer:
     try:
         choice = response.json()["choices"][0]
         content = choice["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         hint = "base_url must be that of an OpenAI-compatible server"
         raise ModelError(
             f"{options.base_url} answered with something else than a chat completion", hint=hint

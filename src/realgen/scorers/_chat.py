@@ -133,7 +133,7 @@ class Chat:
         """The answer, why there is none, or what stood in its way where another attempt may mend it."""
         try:
             response = client.post(f"{self._server.base_url}/chat/completions", json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             is_absent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             return _Trouble(" ".join(str(error).split()) or type(error).__name__, is_absent=is_absent)
         if response.status_code in _RETRIED:
