@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class Spec(BaseModel):
     """A closed, frozen record: an unknown key is an error, and nothing is converted silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
 
 
 class Plug(Spec):
@@ -70,17 +72,17 @@ class Ensemble(Spec):
     scorers: tuple[str, ...] = Field(min_length=1)
     """Names of the recipe's scorers."""
 
-    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=0.1, gt=0)
     """Small takes the least P(real), large the mean; between them, disagreement costs."""
 
 
 class Bound(Spec):
     """What a score must keep to for its image to be rewarded at all."""
 
-    low: float | None = Field(default=None, allow_inf_nan=False)
+    low: float | None = None
     """The least score that is allowed."""
 
-    high: float | None = Field(default=None, allow_inf_nan=False)
+    high: float | None = None
     """The greatest score that is allowed."""
 
     @model_validator(mode="after")
@@ -97,7 +99,7 @@ class Bound(Spec):
 class RewardSpec(Spec):
     """How scores become one wish."""
 
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
     """Weight of each part: the name of an ensemble or of a scorer. A part of weight 0 is left out."""
 
     ensembles: dict[str, Ensemble] = Field(default_factory=dict)

@@ -68,7 +68,7 @@ class ScoreRequest(Spec):
 class WireScore(Spec):
     """One scorer's answer for one image."""
 
-    value: float | None = Field(allow_inf_nan=False)
+    value: float | None
     """The score; null means "no opinion" and is never read as 0."""
 
     reason: str = ""

@@ -26,7 +26,7 @@ class Options(Spec):
     steps: int = Field(default=28, ge=1)
     """Denoiser evaluations an image."""
 
-    guidance: float = Field(default=3.5, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=3.5, ge=0)
     """Distilled guidance scale; models without a guidance embedding take no other value than 0."""
 
     size: tuple[int, int] = (1024, 1024)
@@ -38,7 +38,7 @@ class Options(Spec):
     lora: str | None = None
     """LoRA file or folder to load."""
 
-    lora_scale: float = Field(default=1.0, allow_inf_nan=False)
+    lora_scale: float = 1.0
     """Strength of the LoRA."""
 
 

@@ -27,7 +27,7 @@ class Options(Spec):
     steps: int = Field(default=28, ge=1)
     """Denoising steps."""
 
-    guidance: float = Field(default=4.5, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=4.5, ge=0)
     """The pipeline's `guidance_scale`."""
 
     size: tuple[int, int] = (1024, 1024)
@@ -39,7 +39,7 @@ class Options(Spec):
     lora: str | None = None
     """LoRA file or folder to load."""
 
-    lora_scale: float = Field(default=1.0, allow_inf_nan=False)
+    lora_scale: float = 1.0
     """Strength of the LoRA."""
 
 

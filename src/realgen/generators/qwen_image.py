@@ -29,7 +29,7 @@ class Options(Spec):
     """Denoising steps an image, of two denoiser evaluations each where guidance is above 1; the schedule's end is
     stretched, which takes at least 2."""
 
-    guidance: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=4.0, ge=0)
     """Classifier-free guidance scale (`true_cfg_scale` in diffusers); 1 and below is none."""
 
     negative_prompt: str = ""
@@ -44,7 +44,7 @@ class Options(Spec):
     lora: str | None = None
     """LoRA file or folder to load."""
 
-    lora_scale: float = Field(default=1.0, allow_inf_nan=False)
+    lora_scale: float = 1.0
     """Strength of the LoRA."""
 
 

@@ -26,7 +26,7 @@ class Options(Spec):
     steps: int = Field(default=28, ge=1)
     """Denoising steps an image, of two denoiser evaluations each where guidance is above 1."""
 
-    guidance: float = Field(default=4.5, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=4.5, ge=0)
     """Classifier-free guidance scale; 1 and below is none."""
 
     negative_prompt: str = ""
@@ -41,7 +41,7 @@ class Options(Spec):
     lora: str | None = None
     """LoRA file or folder to load."""
 
-    lora_scale: float = Field(default=1.0, allow_inf_nan=False)
+    lora_scale: float = 1.0
     """Strength of the LoRA."""
 
 

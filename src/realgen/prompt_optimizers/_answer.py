@@ -15,7 +15,7 @@ _GREETING = re.compile(r"^(?:sure(?: thing)?|certainly|of course|absolutely|okay
 _PREAMBLE = re.compile(
     r"^(?:here(?:['\u2019]s| is| are| it is| you go)|this is|below is|let me"
     r"|i (?:have|would|can|will)|i['\u2019](?:ve|d|ll))\b"
-    r"[^:\n]{0,120}:(?!\d)\s*",
+    r"[^:\n]{0,120}(?:(?<!\d):|:(?!\d))\s*",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
