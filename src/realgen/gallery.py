@@ -35,7 +35,7 @@ _SHEET = "contact-sheet"
 
 
 class Gallery:
-    """The folder of one run; made by `create` or `resume`."""
+    """The folder of one run; made by `create` or `resume`. `num_others` counts its images that answer no request."""
 
     def __init__(
         self,
@@ -51,8 +51,10 @@ class Gallery:
         self.run_file = run_file
         self.manifest = manifest
         self._signer, self._is_new = signer, is_new
-        done = {_key(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images}
-        self._pending = [item for item in enumerate(requests) if not self._is_done(item, done)]
+        done = [(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images]
+        asked = {self._key(row, request): (row, request) for row, request in enumerate(requests)}
+        self._pending = [item for key, item in asked.items() if key not in done]
+        self.num_others = sum(key not in asked for key in done)
         self._next_row = max([len(requests), *(entry.row + 1 for entry in manifest.images)])
 
     @classmethod
@@ -63,6 +65,7 @@ class Gallery:
         *,
         version: str,
         requests: Sequence[Request] = (),
+        best_of: int | None = None,
         records_prompts: bool = True,
         suffix: str = ".png",
         signer: Signer | None = None,
@@ -75,6 +78,7 @@ class Gallery:
             version=version,
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
             recipe=dict(recipe),
+            best_of=best_of,
             records_prompts=records_prompts,
             suffix=suffix.lower(),
         )
@@ -174,9 +178,8 @@ class Gallery:
         self._next_row += 1
         return self._next_row - 1
 
-    def _is_done(self, item: tuple[int, Request], done: set[tuple[int, str | None, int]]) -> bool:
-        row, request = item
-        return _key(row, request.prompt if self.manifest.records_prompts else None, request.seed) in done
+    def _key(self, row: int, request: Request) -> tuple[int, str | None, int]:
+        return row, request.prompt if self.manifest.records_prompts else None, request.seed
 
     def _update(self, **changes: object) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
@@ -322,10 +325,6 @@ def _fit(line: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     while len(line) > 1 and font.getlength(line) > width:
         line = line[:-1]
     return line
-
-
-def _key(row: int, prompt: str | None, seed: int) -> tuple[int, str | None, int]:
-    return row, prompt, seed
 
 
 def _variants(stem: str) -> Iterator[str]:

@@ -87,6 +87,7 @@ class RunFile(Spec):
     created: str
     digital_source_type: str = TRAINED
     recipe: dict[str, Any]
+    best_of: int | None = None
     records_prompts: bool
     suffix: str
     contact_sheet: str | None = None

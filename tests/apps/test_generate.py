@@ -1,6 +1,7 @@
 """Pictures drawn again, and runs that go on: by what was recorded, and by nothing else."""
 
 import pytest
+import torch
 
 
 def test_a_resumed_run_keeps_the_recipe_that_it_began_with(draw, run, tmp_path):
@@ -20,6 +21,33 @@ def test_a_resumed_run_keeps_the_recipe_that_it_began_with(draw, run, tmp_path):
         code, _, err = run(*words, *more)
         assert code == 2
         assert f"{more[0]} beside --resume" in err
+
+
+def test_a_search_goes_on_with_as_many_candidates(draw, shade, tmp_path):
+    rewarded = ("scorers.red={name: shade}", "reward.weights.red=1")
+    draw("a cat", "-n", 2, "--best-of", 2, *rewarded, "--out", "here")
+    (tmp_path / "here/0002.png").unlink()
+    for other in ((), ("--best-of", 3)):
+        code, _, err = draw("a cat", "-n", 2, *other, *rewarded, "--resume", "here")
+        assert code == 2
+        assert "another --best-of (give --best-of 2" in err
+    assert draw("a cat", "-n", 2, "--best-of", 2, *rewarded, "--resume", "here")[0] == 0
+
+
+def test_a_run_that_goes_on_with_other_seeds_says_what_it_holds_besides(draw):
+    draw("a cat", "-n", 2, "--out", "here")
+    code, _, err = draw("a cat", "-n", 3, "--resume", "here")
+    assert (code, "other prompts" in err) == (0, False)
+    code, _, err = draw("a cat", "-n", 2, "--seed", 9, "--resume", "here")
+    assert code == 0
+    assert "3 of its pictures answered other prompts, seeds or rows" in err
+
+
+def test_a_run_goes_on_only_with_its_prompts(draw):
+    draw("a cat", "--out", "here")
+    code, _, err = draw("--resume", "here")
+    assert code == 2
+    assert "--resume without prompts (say the same again" in err
 
 
 @pytest.mark.parametrize(
@@ -57,4 +85,24 @@ def test_a_size_that_cannot_be_drawn_keeps_the_pictures_before_it_and_their_shee
     code, _, err = draw("--prompts", "prompts.csv", "--out", "here")
     assert code == 2
     assert "33x33" in err
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["0001.png", "contact-sheet.png", "run.json"]
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
+def test_memory_that_runs_out_is_one_line_and_keeps_what_is_drawn(draw, monkeypatch, tmp_path, kind):
+    from realgen.generators.flux import FluxBackbone
+
+    decode, calls = FluxBackbone.decode, []
+
+    def ends(self, x, size):
+        calls.append(size)
+        if len(calls) > 1:
+            raise kind("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return decode(self, x, size)
+
+    monkeypatch.setattr(FluxBackbone, "decode", ends)
+    code, _, err = draw("a cat", "-n", 2, "machine.batch=1", "--out", "here")
+    assert code == 2
+    assert "error: out of memory" in err
+    assert "machine.batch=1" in err
     assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["0001.png", "contact-sheet.png", "run.json"]

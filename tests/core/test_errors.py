@@ -4,9 +4,18 @@ import inspect
 import pickle
 
 import pytest
+import torch
 
 from realgen.core import errors
-from realgen.core.errors import ConfigError, DataError, InputError, ModelError, OutputError, RealGenError
+from realgen.core.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    ModelError,
+    OutputError,
+    RealGenError,
+    out_of_memory,
+)
 
 KINDS = [ConfigError, InputError, ModelError, DataError, OutputError]
 
@@ -39,3 +48,29 @@ def test_the_hint_is_given_by_name_alone():
 
 def test_the_message_survives_another_process():
     assert str(pickle.loads(pickle.dumps(ModelError("no model")))) == "no model"
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"), "2.00 GiB"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 512 bytes"), "512 bytes"),
+        (MemoryError(), ""),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_what_torch_says(error, asked):
+    told = out_of_memory(error)
+    assert told is not None
+    assert asked in told.message
+    assert "machine.batch=1" in told.hint
+
+
+def test_memory_that_the_cpu_has_not_is_known_too():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**17)
+    assert out_of_memory(caught.value) is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("x")])
+def test_other_errors_say_nothing_of_memory(error):
+    assert out_of_memory(error) is None

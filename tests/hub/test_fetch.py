@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import zipfile
@@ -7,10 +8,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from realgen.core.errors import ModelError, OutputError
+from realgen.core.errors import ModelError, OutputError, RealGenError
 from realgen.hub import card as cards
 from realgen.hub import fetch
 from realgen.hub.card import Card
@@ -210,6 +212,31 @@ def test_a_line_that_breaks_within_a_download_gets_one_line(monkeypatch: pytest.
     with pytest.raises(ModelError, match="cannot fetch a/b") as caught:
         locate(make_card({"kind": "hub", "repo": "a/b"}))
     assert "it resumes" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said", "hint"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), OutputError, HF_HUB_CACHE, "HF_HUB_CACHE"),
+        (PermissionError(errno.EACCES, "Permission denied"), OutputError, HF_HUB_CACHE, "HF_HUB_CACHE"),
+        (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."), ModelError, "a/b", "ALL_PROXY"),
+        (ValueError("Unknown scheme for proxy URL"), ModelError, "a/b", "ALL_PROXY"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), ModelError, "a/b", "SSL_CERT_FILE"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_download_is_named(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], said: str, hint: str
+) -> None:
+    def fails(repo: str, *, local_files_only: bool = False, **_: object) -> str:
+        raise LocalEntryNotFoundError(repo) if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(kind) as caught:
+        locate(make_card({"kind": "hub", "repo": "a/b"}))
+    assert isinstance(caught.value, RealGenError)
+    assert said in caught.value.message
+    assert "REALGEN_CACHE" not in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_a_served_model_is_always_there_and_never_fetched():

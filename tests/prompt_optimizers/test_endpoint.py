@@ -9,7 +9,7 @@ import pytest
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.plugins import configure
 from realgen.core.spec import Machine
-from realgen.prompt_optimizers import endpoint
+from realgen.hub import servers
 from realgen.prompt_optimizers.endpoint import Options, build
 
 
@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(servers, "_FIRST_WAIT", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("REALGEN_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -121,7 +121,7 @@ def test_an_answer_without_words_keeps_the_prompt(server: Server) -> None:
 
 
 def test_a_dead_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(servers, "_FIRST_WAIT", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(ModelError, match=r"no answer from http://127\.0\.0\.1:9/v1") as caught:
         build(Options(base_url="http://127.0.0.1:9/v1", model="m", retries=1), Machine())(["a fox"], seeds=[1])

@@ -7,7 +7,7 @@ from PIL import Image
 from chat_server import picture, said, serving, weighed
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.types import Score
-from realgen.scorers import _chat
+from realgen.hub import servers
 from realgen.scorers._answers import Written
 from realgen.scorers._chat import Chat, Server
 
@@ -17,7 +17,7 @@ GREY = Image.new("RGB", (4, 3), (9, 9, 9))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(_chat, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(servers, "_FIRST_WAIT", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -154,7 +154,7 @@ def test_retries_have_an_end_and_the_other_images_an_answer(server):
 
 def test_the_server_says_how_long_to_wait(server, monkeypatch):
     waits = []
-    monkeypatch.setattr(_chat.time, "sleep", waits.append)
+    monkeypatch.setattr(servers.time, "sleep", waits.append)
     server.script, server.headers = [429, 503], {"Retry-After": "7"}
     chat(server).write([GREY], "?", max_tokens=9)
     server.script, server.headers = [429, 429], {"Retry-After": "9999"}

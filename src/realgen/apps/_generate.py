@@ -33,6 +33,7 @@ from realgen.core.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from realgen.core.recipes import GenerateRecipe
     from realgen.core.types import Request
+    from realgen.gallery import Gallery
 
 _NAME_A_REWARD = "--recipe one that has scorers and a reward, or reward.weights.NAME=1 for a scorer NAME"
 
@@ -70,12 +71,14 @@ def generate(
         _refuse("--from", alone | {"--resume": resume}, hint="--from draws what the image records")
         merged, wanted, optimizer = _recorded(source, asked)
     else:
+        if resume is not None and not texts and prompts is None:
+            raise InputError("--resume without prompts", hint="say the same again that began the run, and --resume")
         wanted = requests_of(texts, prompts, seed=seed, num=num, stride=best_of or 1)
     if resume is not None:
         kept = {"--out": out, "--format": suffix, "--no-record": not record}
         _refuse("--resume", kept, hint="a run goes on in its own folder, as it began")
         gallery = Gallery.resume(resume, requests=wanted, signer=signer)
-        merged = of_run(resume, gallery.manifest.recipe, asked)
+        merged = _goes_on(gallery, asked, best_of=best_of)
     merged = merged or load(asked, default="tiny")
     if best_of is not None and merged.reward is None:
         raise ConfigError(f"the recipe {recipe or 'tiny'} has no reward to prefer by", hint=_NAME_A_REWARD)
@@ -85,6 +88,7 @@ def generate(
             merged.model_dump(mode="json"),
             version=__version__,
             requests=wanted,
+            best_of=best_of,
             records_prompts=record,
             suffix=f".{suffix or 'png'}",
             signer=signer,
@@ -119,6 +123,17 @@ def _refuse(beside: str, given: Mapping[str, object], *, hint: str) -> None:
     for name, value in given.items():
         if value:
             raise InputError(f"{name} beside {beside}", hint=hint)
+
+
+def _goes_on(gallery: "Gallery", asked: Asked, *, best_of: int | None) -> "GenerateRecipe":
+    """The recipe of a run that goes on as it began; what it holds of other prompts or seeds stays, and is said."""
+    merged, before = of_run(gallery.folder, gallery.manifest.recipe, asked), gallery.manifest.best_of
+    if best_of != before:
+        hint = "leave --best-of out" if before is None else f"give --best-of {before}"
+        raise InputError(f"{gallery.folder} was drawn with another --best-of", hint=f"{hint}, or start another run")
+    if gallery.num_others:
+        show.note(f"realgen: {gallery.num_others} of its pictures answered other prompts, seeds or rows, and stay")
+    return merged
 
 
 def _recorded(source: Path, asked: Asked) -> "tuple[GenerateRecipe, list[Request], Any]":

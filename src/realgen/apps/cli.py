@@ -24,7 +24,7 @@ from realgen.apps._options import (
 from realgen.apps._recipe import Asked, load
 from realgen.apps._score import score
 from realgen.apps._serve import serve
-from realgen.core.errors import ConfigError, InputError, RealGenError
+from realgen.core.errors import ConfigError, InputError, RealGenError, out_of_memory
 
 if TYPE_CHECKING:
     from realgen.core.recipes import Recipe
@@ -185,12 +185,15 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a RealGenError is one line and exit code 2, Ctrl-C is 130."""
+    """Run the command line; a RealGenError, or no memory, is one line and exit code 2, Ctrl-C is 130."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of what a text-to-image pipeline never uses
     try:
         app()
-    except RealGenError as error:
-        show.error(error)
+    except (RealGenError, MemoryError, RuntimeError, OSError) as error:
+        told = error if isinstance(error, RealGenError) else out_of_memory(error)
+        if told is None:
+            raise
+        show.error(told)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

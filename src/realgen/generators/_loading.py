@@ -13,7 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from realgen.core.errors import ModelError
+from realgen.core.errors import ModelError, out_of_memory
 from realgen.core.spec import Machine
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
@@ -47,7 +47,9 @@ def load_pipeline(
     try:
         pipeline: PipelineType = cls.from_pretrained(model, **options, **parts)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"cannot load {model}: {_first_line(error)}", hint=_hint(error)) from error
+        raise out_of_memory(error) or ModelError(
+            f"cannot load {model}: {_first_line(error)}", hint=_hint(error)
+        ) from error
     if lora is not None:
         _load_lora(pipeline, lora, lora_scale)
     for part in pipeline.components.values():

@@ -126,6 +126,7 @@ def _checked_snapshot(snapshot: Path, source: HubSource, *, hint: str) -> Path:
 
 def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError
 
     present = _hub_snapshot(source)
@@ -142,6 +143,13 @@ def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     except (HTTPError, LocalEntryNotFoundError, RuntimeError) as error:  # RuntimeError: hf_xet, where the line breaks
         hint = f"go online and run realgen fetch {card.name} (it resumes), or {by_hand}"
         raise ModelError(f"cannot fetch {source.repo} from the Hugging Face hub", hint=hint) from error
+    except (ImportError, ValueError, FileNotFoundError) as error:  # of a SOCKS proxy, a proxy, certificates
+        hint = "correct ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE and the card's repository"
+        raise ModelError(f"cannot ask the Hugging Face hub for {source.repo}: {error}", hint=hint) from error
+    except OSError as error:
+        hint = "free some space there, or set HF_HUB_CACHE to another folder; what was fetched is kept"
+        where = f"cannot write the hub's cache {HF_HUB_CACHE}"
+        raise OutputError(f"{where}: {error.strerror or error}", hint=hint) from error
     return _checked_snapshot(Path(found), source, hint=f"delete it and run realgen fetch {card.name}")
 
 

@@ -4,24 +4,20 @@ The key, where one is needed, comes from REALGEN_API_KEY or OPENAI_API_KEY and f
 """
 
 import os
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
 from pydantic import Field, field_validator
 
-from realgen.core.errors import ConfigError, ModelError
+from realgen.core.errors import ModelError
 from realgen.core.protocols import PromptOptimizer
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
+from realgen.hub.servers import Trouble, ask_each, bearer, chat_address, open_client, post, text_of
 from realgen.prompt_optimizers._answer import judge
 from realgen.prompt_optimizers._question import messages, shipped_instruction
-
-_RETRIED = frozenset({408, 429, *range(500, 600)})
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 20.0  # seconds
 
 
 class Options(Spec):
@@ -60,15 +56,7 @@ class Options(Spec):
     @field_validator("base_url")
     @classmethod
     def _is_an_address(cls, base_url: str) -> str:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError("it must begin with http:// or https://, such as http://localhost:8000/v1")
-        try:
-            host = httpx.URL(base_url).host
-        except httpx.InvalidURL as error:
-            raise ValueError(f"it is no address: {error}") from error
-        if not host:
-            raise ValueError("it names no host")
-        return base_url.rstrip("/").removesuffix("/chat/completions")
+        return chat_address(base_url)
 
 
 class Endpoint:
@@ -81,11 +69,8 @@ class Endpoint:
     def __call__(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> list[Rewrite]:
         """One rewrite a prompt; the seed is sent along, and whether it is heeded is the server's affair."""
         pairs = list(zip(prompts, seeds, strict=True))
-        with (
-            httpx.Client(headers=_authorization(), timeout=self._options.timeout) as client,
-            ThreadPoolExecutor(self._options.concurrent) as pool,
-        ):
-            answers = list(pool.map(lambda pair: self._ask(client, self._body(*pair)), pairs))
+        with open_client(_authorization(), timeout=self._options.timeout) as client:
+            answers = ask_each(lambda pair: self._ask(client, *pair), pairs, concurrent=self._options.concurrent)
         return [
             judge(answer.text, prompt, max_words=self._options.max_words, is_complete=answer.is_complete)
             for answer, prompt in zip(answers, prompts, strict=True)
@@ -102,31 +87,16 @@ class Endpoint:
             "seed": seed,
         }
 
-    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> "_Answer":
+    def _ask(self, client: httpx.Client, prompt: str, seed: int) -> "_Answer":
         options = self._options
-        trouble = _Trouble("")
-        for attempt in range(options.retries + 1):
-            answer = self._send(client, body)
-            if isinstance(answer, _Answer):
-                return answer
-            trouble = answer
-            if attempt < options.retries:
-                time.sleep(min(max(trouble.wait, _FIRST_WAIT * 2**attempt), _LONGEST_WAIT))
-        raise ModelError(
-            f"no answer from {options.base_url} in {options.retries + 1} attempts: {trouble.message}",
-            hint="start that server, or correct prompt_optimizer.options.base_url, or draw with --raw",
-        )
-
-    def _send(self, client: httpx.Client, body: dict[str, Any]) -> "_Answer | _Trouble":
-        """The answer, or what stood in its way where another attempt may mend it."""
-        try:
-            response = client.post(f"{self._options.base_url}/chat/completions", json=body)
-        except httpx.RequestError as error:
-            return _Trouble(" ".join(str(error).split()) or type(error).__name__)
-        if response.status_code in _RETRIED:
-            wished = response.headers.get("retry-after", "")
-            return _Trouble(f"status {response.status_code}", float(wished) if wished.isdecimal() else 0.0)
-        return _read(response, self._options)
+        url, body = f"{options.base_url}/chat/completions", self._body(prompt, seed)
+        answer = post(client, url, body, retries=options.retries)
+        if isinstance(answer, Trouble):
+            raise ModelError(
+                f"no answer from {options.base_url} in {options.retries + 1} attempts: {answer.message}",
+                hint="start that server, or correct prompt_optimizer.options.base_url, or draw with --raw",
+            )
+        return _read(answer, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +107,6 @@ class _Answer:
     is_complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why an attempt failed, and how many seconds the server asks to be left alone."""
-
-    message: str
-    wait: float = 0.0
-
-
 def build(options: Options, machine: Machine) -> PromptOptimizer:
     """The optimiser; nothing is sent before it is called."""
     del machine
@@ -153,9 +115,7 @@ def build(options: Options, machine: Machine) -> PromptOptimizer:
 
 def _authorization() -> dict[str, str]:
     key = (os.environ.get("REALGEN_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key holds characters that no key has", hint="set REALGEN_API_KEY again")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return bearer(key, variable="REALGEN_API_KEY") if key else {}
 
 
 def _read(response: httpx.Response, options: Options) -> _Answer:
@@ -164,7 +124,7 @@ def _read(response: httpx.Response, options: Options) -> _Answer:
     if status in {401, 403}:
         raise ModelError(f"{options.base_url} refused the key", hint="set REALGEN_API_KEY to a key for that server")
     if status != 200:
-        said = " ".join(response.text.split())[:200]
+        said = " ".join(text_of(response).split())[:200]
         hint = f"is {options.model!r} a model of that server, and does base_url end with its version?"
         raise ModelError(f"{options.base_url} answered with status {status}: {said}", hint=hint)
     try:

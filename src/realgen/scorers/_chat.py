@@ -8,10 +8,7 @@ import base64
 import io
 import math
 import os
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
@@ -21,10 +18,9 @@ from pydantic import Field, field_validator
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.spec import Spec
 from realgen.core.types import Score
+from realgen.hub.servers import Trouble, ask_each, bearer, chat_address, open_client, post, text_of
 from realgen.scorers._answers import Written, excerpt
 
-_RETRIED = frozenset({408, 429, *range(500, 600)})
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 20.0  # seconds
 _LOGPROBS = (-1000.0, 1e-3)  # between these: servers write -9999 for the logarithm of nothing, and round a little up
 
 Choice = dict[str, Any]
@@ -57,13 +53,7 @@ class Server(Spec):
     @field_validator("base_url")
     @classmethod
     def _is_an_address(cls, base_url: str) -> str:
-        try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"it is no address: {error}") from error
-        if url.scheme not in {"http", "https"} or not url.host:
-            raise ValueError("it must begin with http:// or https:// and a host, such as http://localhost:8000/v1")
-        return base_url.rstrip("/").removesuffix("/chat/completions")
+        return chat_address(base_url)
 
 
 class Chat:
@@ -108,38 +98,18 @@ class Chat:
             messages = [{"role": "user", "content": content}]
             return self._ask(client, {"model": self._model, "messages": messages, **settings})
 
-        with (
-            httpx.Client(headers=_authorization(server), timeout=server.timeout) as client,
-            ThreadPoolExecutor(server.concurrent) as pool,
-        ):
-            return list(pool.map(ask, images))
+        with open_client(_authorization(server), timeout=server.timeout) as client:
+            return ask_each(ask, images, concurrent=server.concurrent)
 
     def _ask(self, client: httpx.Client, body: dict[str, Any]) -> Choice | Score:
-        num_attempts = self._server.retries + 1
-        trouble = _Trouble("")
-        for attempt in range(num_attempts):
-            answer = self._send(client, body)
-            if not isinstance(answer, _Trouble):
-                return answer
-            trouble = answer
-            if attempt + 1 < num_attempts:
-                time.sleep(min(max(trouble.wait, _FIRST_WAIT * 2**attempt), _LONGEST_WAIT))
-        said = f"no answer from {self._server.base_url} in {num_attempts} attempts: {trouble.message}"
-        if trouble.is_absent:
+        server = self._server
+        answer = post(client, f"{server.base_url}/chat/completions", body, retries=server.retries)
+        if not isinstance(answer, Trouble):
+            return self._read(answer)
+        said = f"no answer from {server.base_url} in {server.retries + 1} attempts: {answer.message}"
+        if answer.is_absent:
             raise ModelError(said, hint="start that server, or correct options.server.base_url")
         return Score(None, reason=said)
-
-    def _send(self, client: httpx.Client, body: dict[str, Any]) -> "Choice | Score | _Trouble":
-        """The answer, why there is none, or what stood in its way where another attempt may mend it."""
-        try:
-            response = client.post(f"{self._server.base_url}/chat/completions", json=body)
-        except httpx.RequestError as error:
-            is_absent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            return _Trouble(" ".join(str(error).split()) or type(error).__name__, is_absent=is_absent)
-        if response.status_code in _RETRIED:
-            wished = response.headers.get("retry-after", "")
-            return _Trouble(f"status {response.status_code}", float(wished) if wished.isdecimal() else 0.0)
-        return self._read(response)
 
     def _read(self, response: httpx.Response) -> Choice | Score:
         """The first choice of an answer; ModelError where every other image would be refused too."""
@@ -152,22 +122,13 @@ class Chat:
             hint = "does base_url end with the server's version, and is that the model's name there?"
             raise ModelError(f"{server.base_url} knows no model {self._model!r}", hint=hint)
         if status != 200:
-            return Score(None, reason=f"the server answered with status {status}: {excerpt(response.text[:1000])}")
+            return Score(None, reason=f"the server answered with status {status}: {excerpt(text_of(response)[:1000])}")
         try:
             choice: Choice = response.json()["choices"][0]
             choice["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return Score(None, reason="the server answered with something else than a chat completion")
         return choice
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why an attempt failed, how many seconds the server asks to be left alone, and whether anybody was there."""
-
-    message: str
-    wait: float = 0.0
-    is_absent: bool = False
 
 
 def _authorization(server: Server) -> dict[str, str]:
@@ -177,9 +138,7 @@ def _authorization(server: Server) -> dict[str, str]:
     key = os.environ.get(name, "").strip()
     if not key:
         raise ConfigError(f"the environment variable {name} holds no API key", hint=f"export {name}=...")
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"the API key in {name} holds characters that no key has", hint=f"set {name} again")
-    return {"Authorization": f"Bearer {key}"}
+    return bearer(key, variable=name)
 
 
 def _within(image: Image.Image, max_pixels: int | None) -> Image.Image:

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from realgen.core.spec import Spec
 from realgen.core.wire import Failure
+from realgen.hub.servers import RETRIED
 
 RecordType = TypeVar("RecordType", bound=Spec)
 Answered = TypeVar("Answered")
 
-_RETRIED = frozenset({408, 429, *range(500, 600)})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 20.0  # seconds
 _CONNECT_SECONDS = 5.0
 _LONGEST_ANSWER = 16 * 2**20  # bytes
@@ -138,7 +138,7 @@ def _read(response: httpx.Response, record: type[RecordType], *, until: float) -
     return Trouble(
         f"status {status}: {_said(content)}",
         wait=float(wished) if wished.isdecimal() else 0.0,
-        is_final=400 <= status < 500 and status not in _RETRIED,
+        is_final=400 <= status < 500 and status not in RETRIED,
     )
 
 

@@ -23,6 +23,7 @@ from realgen.core.images import ImageBatch
 from realgen.core.protocols import Scorer
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score
+from realgen.hub.servers import bearer, check_address, load_certificates, open_client
 from realgen.scorers._replicas import Replicas, Trouble, exchange
 
 _CONNECT_SECONDS = 5.0
@@ -58,13 +59,7 @@ class Options(Spec):
     @classmethod
     def _are_addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"{url!r} must begin with http:// or https://, such as http://127.0.0.1:8600")
-            try:
-                if not httpx.URL(url).host:
-                    raise ValueError(f"{url!r} names no host")
-            except httpx.InvalidURL as error:
-                raise ValueError(f"{url!r} is no address: {error}") from error
+            check_address(url)
         cleaned = tuple(url.rstrip("/").removesuffix("/v1/score").removesuffix("/v1") for url in urls)
         if len(set(cleaned)) < len(cleaned):
             raise ValueError("an address is named twice")
@@ -92,7 +87,7 @@ class RemoteScorer:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._headers = _authorization()
-        self._tls = httpx.create_ssl_context()
+        self._certificates = load_certificates()
         self._replicas = Replicas(options.urls, retries=options.retries)
         self._encode = _Encode(options.format)
         about = self._about()
@@ -146,7 +141,7 @@ class RemoteScorer:
         return min(until, time.monotonic() + self._options.attempt_timeout)
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(headers=self._headers, verify=self._tls)
+        return open_client(self._headers, certificates=self._certificates)
 
     def _obstacle(self, batch: ImageBatch, prompts: Sequence[str], index: int) -> str:
         """Why an image need not be sent; empty where it can be."""
@@ -235,9 +230,7 @@ def build(options: Options, machine: Machine) -> Scorer:
 
 def _authorization() -> dict[str, str]:
     token = os.environ.get("REALGEN_TOKEN", "").strip()
-    if not (token.isascii() and token.isprintable()):
-        raise ConfigError("the token holds characters that no token has", hint="set REALGEN_TOKEN again")
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    return bearer(token, variable="REALGEN_TOKEN") if token else {}
 
 
 def _is_text(prompt: str) -> bool:
