@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from realgen.core.errors import ModelError
+from realgen.core.errors import ConfigError, ModelError
 from realgen.core.spec import Machine
 from realgen.generators import _loading as loading
 
@@ -163,7 +163,7 @@ def test_every_part_is_frozen_in_evaluation_and_of_the_asked_format(pipeline, pa
 
 
 @pytest.mark.parametrize(("offload", "called"), [("none", "to"), ("model", "model"), ("sequential", "sequential")])
-def test_offload_tiling_and_format_are_what_the_machine_says(offload, called):
+def test_offload_tiling_and_format_are_what_the_machine_says(offload, called, monkeypatch):
     told = []
 
     class Pipeline:
@@ -187,13 +187,16 @@ def test_offload_tiling_and_format_are_what_the_machine_says(offload, called):
         def enable_sequential_cpu_offload(self, *, device):
             told.append(("sequential", device.type))
 
-    machine = Machine(device="cpu", dtype="bfloat16", offload=offload, vae_tiling=True)
-    loading.load_pipeline(Pipeline, "owner/name", machine)
-    assert told == [
-        ("owner/name", {"dtype": torch.bfloat16, "use_safetensors": True}),
-        "tiling",
-        (called, "cpu"),
-    ]
+    monkeypatch.setattr(loading, "pick_device", lambda machine: torch.device(machine.device))
+    for device in ("mps", "cpu"):
+        told.clear()
+        machine = Machine(device=device, dtype="bfloat16", offload=offload, vae_tiling=True)
+        loading.load_pipeline(Pipeline, "owner/name", machine)
+        assert told == [
+            ("owner/name", {"dtype": torch.bfloat16, "use_safetensors": True}),
+            "tiling",
+            ("to" if device == "cpu" else called, device),
+        ]
 
 
 # ---- LoRA -----------------------------------------------------------------------------------------------
@@ -219,23 +222,34 @@ class Adapted:
 
 def test_a_lora_is_loaded_at_its_scale():
     pipeline = Adapted()
-    loading._load_lora(pipeline, "x.safetensors", 0.7)
-    assert pipeline.told == [("x.safetensors", "lora"), ("lora", 0.7)]
+    loading._load_lora(pipeline, "owner/x", 0.7)
+    assert pipeline.told == [("owner/x", "lora"), ("lora", 0.7)]
 
 
 @pytest.mark.parametrize(
     ("pipeline", "message", "hint"),
     [
-        (Adapted(RuntimeError("size mismatch\nmore")), "the LoRA x does not fit this model: size mismatch", "another"),
-        (Adapted(OSError("no file")), "the LoRA x does not fit this model: no file", "another"),
-        (Adapted(adapters=()), "the LoRA x fits no layer of this model", "another"),
+        (
+            Adapted(RuntimeError("size mismatch\nmore")),
+            "the LoRA owner/x does not fit this model: size mismatch",
+            "another",
+        ),
+        (Adapted(OSError("no file")), "the LoRA owner/x does not fit this model: no file", "another"),
+        (Adapted(adapters=()), "the LoRA owner/x fits no layer of this model", "another"),
     ],
 )
 def test_a_lora_that_cannot_be_used_is_one_clear_error(pipeline, message, hint):
     with pytest.raises(ModelError) as caught:
-        loading._load_lora(pipeline, "x", 1.0)
+        loading._load_lora(pipeline, "owner/x", 1.0)
     assert caught.value.message == message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("lora", ["nowhere", "./nowhere", "loras/portrait.safetensors", "~nobody/x", "/nowhere/x"])
+def test_a_lora_that_is_not_there_is_said_to_be_so(lora, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ModelError, ConfigError), match=r"no LoRA at|no such home"):
+        loading._load_lora(Adapted(), lora, 1.0)
 
 
 def test_a_lora_without_peft_says_what_to_install(monkeypatch):

@@ -1,9 +1,12 @@
 """Any diffusers pipeline: seeds an image, sizes, and options that it does not take."""
 
+import math
+
 import pytest
+import torch
 
 from conftest import FLOAT32
-from realgen.core.errors import ConfigError, InputError, ModelError
+from realgen.core.errors import ConfigError, InputError, ModelError, RealGenError
 from realgen.generators import pretrained
 
 
@@ -47,3 +50,40 @@ def test_no_model_and_no_folder():
         pretrained.build(pretrained.Options(), FLOAT32)
     with pytest.raises(ModelError, match="no model at"):
         build("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-16, 16)])
+def test_a_size_of_no_pixels_is_refused(size):
+    with pytest.raises(ValueError, match="greater than 0"):
+        pretrained.Options(model="x", size=size)
+
+
+def test_a_size_that_the_pipeline_rounds_is_refused(random_flux):
+    with pytest.raises(InputError, match="draws 32x32 where 40x40 is asked") as caught:
+        list(build(random_flux)(["a"], seeds=[0], size=(40, 40)))
+    assert caught.value.hint == "--size 32x32"
+
+
+def test_a_size_that_the_pipeline_fails_at_is_one_line(random_flux):
+    with pytest.raises(ModelError, match="cannot draw 8x8 pixels"):
+        list(build(random_flux)(["a"], seeds=[0], size=(8, 8)))
+
+
+def test_memory_that_runs_out_is_said_to_be_so(random_flux):
+    generator = build(random_flux)
+
+    def call(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    call.vae_scale_factor = 8
+    generator.pipeline = call
+    with pytest.raises(RealGenError, match="out of memory: 2"):
+        list(generator(["a"], seeds=[0]))
+
+
+def test_numbers_that_are_no_colours_are_refused(random_flux):
+    generator = build(random_flux)
+    with torch.no_grad():
+        generator.pipeline.vae.decoder.conv_out.bias.fill_(math.nan)
+    with pytest.raises(ModelError, match="not finite"):
+        list(generator(["a"], seeds=[0]))

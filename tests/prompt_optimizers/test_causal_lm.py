@@ -146,7 +146,7 @@ def test_a_lora_changes_the_answer_and_one_for_another_model_is_refused(folder: 
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="no model at"):
         build(options(tmp_path / "nowhere"), FLOAT32)
     with pytest.raises(ModelError, match="no chat template"):
         build(options(save_model(tmp_path / "base", None)), FLOAT32)

@@ -136,7 +136,7 @@ def test_a_checkpoint_without_its_head_is_refused_instead_of_drawing_one(tmp_pat
 def test_a_damaged_or_missing_model_is_named_in_one_line(tmp_path):
     file = save(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-3])
-    for path, said in ((tmp_path, "damaged"), (tmp_path / "nothing", "no model folder")):
+    for path, said in ((tmp_path, "damaged"), (tmp_path / "nothing", "no model at")):
         with pytest.raises(ModelError, match=said) as caught:
             opened(path)
         assert "\n" not in caught.value.message

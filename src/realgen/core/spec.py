@@ -39,7 +39,7 @@ class Machine(Spec):
     """Number format of the weights; auto takes bfloat16 where the device computes in it, else float32."""
 
     offload: Literal["none", "model", "sequential"] = "none"
-    """Keep parts on the CPU until they are needed: whole models, or layer by layer (slow, smallest memory)."""
+    """Keep a GPU's parts on the CPU until they are needed: whole models, or layer by layer (slow, smallest memory)."""
 
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Load the transformer quantised by bitsandbytes (CUDA)."""

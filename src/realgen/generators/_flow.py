@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
-from realgen.core.errors import InputError
+from realgen.core.errors import InputError, ModelError
 from realgen.core.protocols import FlowBackbone, Size
 from realgen.core.types import Progress
 from realgen.formulas.flow import trajectory
@@ -62,4 +62,15 @@ class FlowGenerator:
         for step in trajectory(velocity, x, sigmas):
             x = step.x
             yield Progress(step.index + 1, self.steps)
-        yield from to_images(backbone.decode(x, size))
+        pixels = backbone.decode(x, size)
+        if not pixels.isfinite().all():
+            raise not_finite()
+        yield from to_images(pixels)
+
+
+def not_finite() -> ModelError:
+    """What is said of a picture of which a number is none."""
+    return ModelError(
+        "the model drew numbers that are not finite",
+        hint="a machine.dtype of wider range (bfloat16, float32) may mend it, or the model fetched again",
+    )

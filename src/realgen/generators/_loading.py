@@ -17,6 +17,7 @@ from realgen.core.errors import ModelError, out_of_memory
 from realgen.core.spec import Machine
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
+from realgen.hub.names import find_local
 
 PipelineType = TypeVar("PipelineType", bound=DiffusionPipeline)
 _LOAD_ERRORS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
@@ -36,8 +37,7 @@ def load_pipeline(
     `parts` are components that stand in memory already, in place of the model's own.
     """
     device = pick_device(machine)
-    model, lora = _at_home(model), None if lora is None else _at_home(lora)
-    check_model(model)
+    model = str(check_model(model) or model)
     options: dict[str, Any] = {"dtype": pick_dtype(machine, device), "use_safetensors": True}
     if machine.quantize != "none":
         options["quantization_config"] = _quantization(machine)
@@ -58,7 +58,7 @@ def load_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     if machine.vae_tiling:
         pipeline.vae.enable_tiling()
-    if machine.offload == "none":
+    if machine.offload == "none" or device.type == "cpu":
         pipeline.to(device)
     elif machine.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
@@ -67,18 +67,11 @@ def load_pipeline(
     return pipeline
 
 
-def _at_home(name: str) -> str:
-    """A folder under `~` by its whole path; a hub id as it is."""
-    return str(Path(name).expanduser()) if str(name).startswith("~") else name
-
-
-def check_model(model: str) -> None:
-    """A local folder must be a whole diffusers folder; anything else is taken for a hub id."""
-    path = Path(model).expanduser()
-    if not path.exists():
-        if model.count("/") != 1 or model.startswith((".", "/", "~")):
-            raise ModelError(f"no model at {model}", hint="give a diffusers folder, or a hub id such as owner/name")
-        return
+def check_model(model: str) -> Path | None:
+    """The folder `model`, which must be a whole diffusers folder; None where it is taken for a hub id."""
+    path = find_local(model)
+    if path is None:
+        return None
     if not (path / "model_index.json").is_file():
         raise ModelError(f"{model} is no diffusers folder (no model_index.json)", hint="give the folder that holds it")
     try:
@@ -90,6 +83,7 @@ def check_model(model: str) -> None:
         if not (path / part).is_dir():
             raise ModelError(f"{model} has no folder {part}", hint="fetch the model again")
     check_folder(path)
+    return path
 
 
 def _quantization(machine: Machine) -> PipelineQuantizationConfig:
@@ -106,6 +100,7 @@ def _quantization(machine: Machine) -> PipelineQuantizationConfig:
 def _load_lora(pipeline: DiffusionPipeline, lora: str, scale: float) -> None:
     if find_spec("peft") is None:
         raise ModelError("a LoRA needs peft", hint='pip install "realgen[train]"')
+    lora = str(find_local(lora, what="LoRA") or lora)
     try:
         pipeline.load_lora_weights(lora, adapter_name="lora")
         pipeline.set_adapters("lora", scale)

@@ -1,5 +1,6 @@
 """Any other diffusers text-to-image pipeline, for inference only."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import torch
 from diffusers import AutoPipelineForText2Image
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
-from realgen.core.errors import ConfigError, InputError, ModelError
+from realgen.core.errors import ConfigError, InputError, ModelError, out_of_memory
 from realgen.core.protocols import Size
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Progress
+from realgen.generators._flow import not_finite
 from realgen.generators._loading import load_pipeline
 from realgen.generators._texts import count_tokens
 
@@ -30,7 +32,7 @@ class Options(Spec):
     guidance: float = Field(default=4.5, ge=0)
     """The pipeline's `guidance_scale`."""
 
-    size: tuple[int, int] = (1024, 1024)
+    size: tuple[PositiveInt, PositiveInt] = (1024, 1024)
     """Width and height in pixels."""
 
     negative_prompt: str | None = None
@@ -93,7 +95,11 @@ class PretrainedGenerator:
             raise InputError(f"cannot draw {width}x{height} pixels", hint=f"use multiples of {side}")
         for start in range(0, len(texts), self.batch):
             chunk = slice(start, start + self.batch)
-            yield from self._draw(list(texts[chunk]), seeds[chunk], width, height)
+            images = self._draw(list(texts[chunk]), seeds[chunk], width, height)
+            if drawn := {image.size for image in images} - {(width, height)}:
+                other = "x".join(map(str, drawn.pop()))
+                raise InputError(f"the pipeline draws {other} where {width}x{height} is asked", hint=f"--size {other}")
+            yield from images
 
     def _draw(self, texts: list[str], seeds: Sequence[int], width: int, height: int) -> list[Image.Image]:
         extra = (
@@ -102,18 +108,23 @@ class PretrainedGenerator:
             else {"negative_prompt": [self.options.negative_prompt] * len(texts)}
         )
         try:
-            images: list[Image.Image] = self.pipeline(
-                prompt=texts,
-                width=width,
-                height=height,
-                num_inference_steps=self.options.steps,
-                guidance_scale=self.options.guidance,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                **extra,
-            ).images
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"the pipeline {type(self.pipeline).__name__} cannot be called: {error}",
-                hint="it must be a text-to-image pipeline",
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
+                images: list[Image.Image] = self.pipeline(
+                    prompt=texts,
+                    width=width,
+                    height=height,
+                    num_inference_steps=self.options.steps,
+                    guidance_scale=self.options.guidance,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                    **extra,
+                ).images
+        except RuntimeWarning as error:  # NumPy's, where a number is no colour
+            raise not_finite() from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise out_of_memory(error) or ModelError(
+                f"the pipeline {type(self.pipeline).__name__} cannot draw {width}x{height} pixels: {said}",
+                hint="it must be a text-to-image pipeline, and the size one that it can draw",
             ) from error
         return images

@@ -26,6 +26,7 @@ from realgen.core.errors import ModelError, OutputError
 from realgen.hub.card import Card, HubSource, ManualSource, PackageSource, ServerSource, WheelSource
 from realgen.hub.convert import convert_checkpoint
 from realgen.hub.integrity import MANIFEST, check_folder, check_manifest, sha256_of, write_manifest
+from realgen.hub.names import expand
 
 __all__ = ["Progress", "cache_folder", "check_folder", "is_present", "locate"]
 
@@ -47,7 +48,7 @@ Listener = Callable[[Progress], None]
 def cache_folder() -> Path:
     """The one folder that fetched models are kept in."""
     given = os.environ.get("REALGEN_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "realgen"
+    return expand(given or "~/.cache/realgen")
 
 
 def is_present(card: Card) -> bool:

@@ -19,6 +19,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.integrity import check_folder
+from realgen.hub.names import expand, find_local
 from realgen.prompt_optimizers._answer import judge
 from realgen.prompt_optimizers._question import messages, shipped_instruction
 
@@ -151,23 +152,18 @@ def build(options: Options, machine: Machine) -> PromptOptimizer:
     """The model, loaded; ModelError where its files are damaged, missing or no instruct model."""
     if options.model is None:
         raise ConfigError("causal_lm: no model", hint="give prompt_optimizer.card=NAME or .options.model=PATH")
-    if Path(options.model).expanduser().is_dir() or not _is_hub_id(options.model):
-        check_folder(Path(options.model).expanduser())
+    if (folder := find_local(options.model)) is not None:
+        check_folder(folder)
     device = pick_device(machine)
     dtype = pick_dtype(machine, device)
     if machine.dtype == "auto" and device.type == "cpu":
         dtype = torch.float32  # in bfloat16 a prompt's text changes with the prompts beside it
-    tokenizer, model = _load(options.model, dtype)
+    tokenizer, model = _load(str(folder or options.model), dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{options.model} has no chat template", hint="choose an instruct model")
     if options.lora is not None:
-        model = _with_lora(model, Path(options.lora).expanduser())
+        model = _with_lora(model, expand(options.lora))
     return CausalLM(tokenizer, model.to(device).eval(), options=options, batch=machine.batch)
-
-
-def _is_hub_id(name: str) -> bool:
-    owner, _, repo = name.partition("/")
-    return bool(owner and repo) and "/" not in repo and owner[0] not in "./~"
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -177,10 +173,9 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = str(Path(name).expanduser()) if not _is_hub_id(name) else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         hint = "set options.model to the folder of a Hugging Face language model, or name a card: realgen list cards"

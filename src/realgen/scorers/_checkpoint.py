@@ -1,6 +1,5 @@
 """A checkpoint that a person names, found and read, and a module that holds exactly its tensors. Knows no model."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +11,7 @@ from realgen.core.errors import ModelError
 from realgen.hub.card import Card, HubSource
 from realgen.hub.convert import read_weights
 from realgen.hub.fetch import locate
+from realgen.hub.names import find_local
 
 _FILES = ("*.json", "*.safetensors", "*.txt")
 
@@ -20,11 +20,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def find(model: str) -> Path:
     """The folder or file `model`; a hub id is fetched into the hub library's cache. ModelError where there is none."""
-    path = Path(model).expanduser()
-    if path.exists():
+    if (path := find_local(model)) is not None:
         return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ModelError(f"no model at {model}", hint="give a folder, a file, or a hub id such as owner/name")
     source = HubSource(kind="hub", repo=model, allow_patterns=_FILES)
     card = Card(name=model, summary="", room="scorers", plugin="", licence="", source=source, min_memory_gb=1)
     try:

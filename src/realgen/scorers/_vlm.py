@@ -21,6 +21,7 @@ from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.integrity import check_folder
+from realgen.hub.names import find_local
 from realgen.scorers._answers import Written
 
 Answer = TypeVar("Answer")
@@ -125,7 +126,8 @@ def load(name: str, machine: Machine, *, max_pixels: int | None = None) -> Local
     from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
     from transformers.utils import logging
 
-    source = name if _is_hub_id(name) else str(_model_folder(Path(name).expanduser()))
+    folder = find_local(name)
+    source = name if folder is None else str(_model_folder(folder))
     device = pick_device(machine)
     bound = {} if max_pixels is None else {"max_pixels": max_pixels}
     settings = {"dtype": pick_dtype(machine, device), "use_safetensors": True, "output_loading_info": True}
@@ -154,12 +156,6 @@ def _decode_greedily(model: Any, tokenizer: Any) -> None:
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
     )
-
-
-def _is_hub_id(name: str) -> bool:
-    owner, _, repo = name.partition("/")
-    is_id = bool(owner and repo) and "/" not in repo and owner[0] not in "./~"
-    return is_id and not Path(name).is_dir()
 
 
 def _model_folder(folder: Path) -> Path:

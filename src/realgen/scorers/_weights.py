@@ -1,7 +1,6 @@
 """The tensors of `options.model`, and a module that holds exactly them, where the machine says. Knows no detector."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from realgen.core.errors import ConfigError
 from realgen.core.spec import Machine
 from realgen.hub.convert import read_weights
 from realgen.hub.device import pick_device, pick_dtype
+from realgen.hub.names import expand
 from realgen.scorers._checkpoint import Module, assemble
 
 
@@ -17,7 +17,7 @@ def open_weights(model: str | None, plugin: str) -> dict[str, Tensor]:
     """The tensors of a folder, a safetensors file or a PyTorch checkpoint, by name; ModelError where there are none."""
     if model is None:
         raise ConfigError(f"{plugin}: no model", hint="give a card, or options.model=FILE or FOLDER")
-    return read_weights(Path(model).expanduser())
+    return read_weights(expand(model))
 
 
 def fill(make: Callable[[], Module], tensors: Mapping[str, Tensor], *, source: str, machine: Machine) -> Module:

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from realgen.core.errors import ConfigError, ModelError
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.hub.device import pick_device, pick_dtype
+from realgen.hub.names import expand, find_local
 from realgen.scorers._checkpoint import find, read_tensors, shape_of
 from realgen.scorers._pixels import CLIP_MEAN, CLIP_STD
 from realgen.scorers._scoring import score_batch
@@ -204,7 +204,7 @@ def _question(file: str | None) -> str:
     if file is None:
         return (resources.files("realgen") / "prompts" / "hpsv3.md").read_text(encoding="utf-8")
     try:
-        question = Path(file).expanduser().read_text(encoding="utf-8")
+        question = expand(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the instruction {file}: {error}", hint="give a UTF-8 text file") from error
     for mark in (PROMPT_MARK, REWARD_TOKEN):
@@ -216,9 +216,10 @@ def _question(file: str | None) -> str:
 def _base(name: str) -> tuple[Qwen2VLConfig, Any]:
     from transformers import AutoTokenizer
 
+    source = str(find_local(name) or name)
     try:
-        config = Qwen2VLConfig.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        config = Qwen2VLConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, LookupError) as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(f"cannot load {name}: {said}", hint="set options.base to a folder of Qwen2-VL-7B") from error

@@ -6,7 +6,6 @@ where that is a plain resize and normalisation. Knows no particular checkpoint.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,6 +15,7 @@ from realgen.core.errors import ConfigError, ModelError
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import ScorerInfo
 from realgen.hub.integrity import check_folder
+from realgen.hub.names import find_local
 from realgen.scorers._detector import ImageDetector, widened
 from realgen.scorers._processor import plain_preprocess
 from realgen.scorers._shapes import listed
@@ -44,11 +44,9 @@ def build(options: Options, machine: Machine) -> ImageDetector:
     """The classifier, loaded; ModelError where it cannot be, ConfigError where `real_label` is none of its labels."""
     if options.model is None:
         raise ConfigError("image_classifier: no model", hint="give a card, or options.model=FOLDER or a hub id")
-    path = Path(options.model).expanduser()
-    is_hub_id = not path.exists() and options.model.count("/") == 1 and not options.model.startswith((".", "/", "~"))
-    if not is_hub_id:
-        check_folder(path)
-    name = options.model if is_hub_id else str(path)
+    if (folder := find_local(options.model)) is not None:
+        check_folder(folder)
+    name = str(folder or options.model)
     preprocess = plain_preprocess(_processor_config(name), what=name)
     model = _load(name, machine)
     labels = model.config.id2label
