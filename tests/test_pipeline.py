@@ -1,6 +1,7 @@
 """Rewriting, length checks, order and scores, with a generator of flat colours."""
 
 import io
+import itertools
 
 import pytest
 from PIL import Image
@@ -29,6 +30,9 @@ class Colours:
 
     def num_text_tokens(self, text):
         return len(text.split())
+
+    def can_read(self, text):
+        return text.isascii()
 
     def __call__(self, texts, *, seeds, size=None):
         self.asked.append((list(texts), list(seeds), size))
@@ -179,3 +183,24 @@ def test_a_broken_image_does_not_stop_the_others():
     images = [Image.new("RGB", (1, 1), (9, 0, 0)), broken]
     found = pipeline.score_images(images, ["a", "b"], scorers={"red": Redness()})
     assert found == [{"red": Score(9.0)}, {"red": Score(None, "unreadable")}]
+
+
+def test_a_prompt_of_which_no_word_is_known_is_refused_before_any_is_drawn():
+    generator = Colours()
+    with pytest.raises(InputError, match="knows no word of '一只猫'") as caught:
+        list(pipeline.generate([Request("a cat", 1), Request("一只猫", 2)], generator, optimizer=None, batch=1))
+    assert "English" in caught.value.hint
+    assert generator.asked == []
+
+
+def test_a_prompt_that_is_translated_is_drawn_by_its_translation():
+    def translate(prompts, *, seeds):
+        return [Rewrite("a cat on a wall") if prompt == "一只猫" else Rewrite(prompt, "kept") for prompt in prompts]
+
+    generator = Colours()
+    requests = [Request("一只猫", 1), Request("кошка", 2)]
+    made = pipeline.generate(requests, generator, optimizer=translate, batch=1)
+    assert [item.text for item in itertools.islice(made, 2) if isinstance(item, Sample)] == ["a cat on a wall"]
+    with pytest.raises(InputError, match="кошка"):
+        list(made)
+    assert [texts for texts, _, _ in generator.asked] == [["a cat on a wall"]]

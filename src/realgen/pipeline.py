@@ -19,11 +19,15 @@ def generate(
     """Samples in the order of `requests`, with Progress between; too long a prompt is an error before any is drawn."""
     for request in requests:
         _check_length(request.prompt, generator)
+        if optimizer is None:
+            _check_words(request.prompt, generator)
     for size, run in groupby(requests, key=lambda request: request.size):
         same_size = list(run)
         for start in range(0, len(same_size), batch):
             chunk = same_size[start : start + batch]
             rewrites = rewrite(chunk, generator, optimizer=optimizer)
+            for rewritten in rewrites:
+                _check_words(rewritten.text, generator)
             drawn = generator(
                 [rewrite.text for rewrite in rewrites], seeds=[request.seed for request in chunk], size=size
             )
@@ -117,3 +121,8 @@ def _check_length(prompt: str, generator: Generator) -> None:
         raise InputError(
             f"the prompt has {length} tokens, the model reads {limit}: {prompt[:50]!r}...", hint="shorten it"
         )
+
+
+def _check_words(text: str, generator: Generator) -> None:
+    if not generator.can_read(text):
+        raise InputError(f"the model knows no word of {text[:50]!r}", hint="say it in English, which most models read")

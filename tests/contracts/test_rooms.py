@@ -65,6 +65,11 @@ def test_a_generator_counts_tokens(generator):
     assert generator.num_text_tokens("a long text of many words") > generator.num_text_tokens("a") > 0
 
 
+def test_a_generator_says_what_it_can_read(generator):
+    assert generator.can_read("a")
+    assert not generator.can_read("")
+
+
 def test_a_generator_leaves_its_inputs_alone(generator):
     texts, seeds = list(TEXTS), list(SEEDS)
     drawn(generator, texts, seeds)

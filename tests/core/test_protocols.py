@@ -71,7 +71,7 @@ def test_a_built_flux_holds_every_attribute_that_is_promised(random_flux):
 
 def test_the_backbone_promises_what_the_sampler_needs():
     needed = {"num_text_tokens", "encode", "check_size", "noise", "sigmas", "velocity", "latents", "decode"}
-    assert set(methods(FlowBackbone)) == needed | {"remember"}
+    assert set(methods(FlowBackbone)) == needed | {"can_read", "remember"}
     assert set(FlowBackbone.__annotations__) == {"module", "lora_targets", "max_text_tokens"}
 
 

@@ -25,6 +25,9 @@ class Backbone:
     def num_text_tokens(self, text):
         return len(text.split()) + 1
 
+    def can_read(self, text):
+        return text.isascii()
+
     def check_size(self, size):
         if size[0] % 4 or size[1] % 4:
             raise InputError(f"cannot draw {size[0]}x{size[1]}")

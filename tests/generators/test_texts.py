@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
-from realgen.generators._texts import Texts
+from conftest import WEIGHTS
+from realgen.generators._texts import Texts, knows_any
 
 
 class Encoder(nn.Module):
@@ -108,3 +110,19 @@ def test_while_an_encoder_is_trained_nothing_is_kept():
         case.texts.remember(["aa"])
     case.encoder.weight.requires_grad_(False).fill_(5)
     assert case.values(["aa"]) == [10]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_read"),
+    [
+        ("a cat", True),
+        ("a cat 🐱", True),
+        ("123", True),
+        ("一只猫", False),
+        ("кошка на диване", False),
+        ("\u200b", False),
+    ],
+)
+def test_the_embedded_model_reads_what_its_vocabulary_holds(text, is_read):
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer_2")
+    assert knows_any(tokenizer, text) is is_read

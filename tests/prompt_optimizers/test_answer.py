@@ -95,3 +95,22 @@ def test_cut_and_repeats_by_hand() -> None:
     assert cut("no end at all", 2) == ""
     assert max_repeats("a b c d a b c d") == 2
     assert max_repeats("a b") == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "is_kept"),
+    [
+        ("一只猫", "A grey cat sleeps on a warm stone wall.", True),
+        ("кошка на диване", "A grey cat sleeps on a worn green sofa.", True),
+        ("一只猫", "一只灰色的猫睡在墙上", True),
+        ("一只猫", "红色的狐狸在雪地里跑过", False),
+        ("a cat", "红色的狐狸在雪地里跑过", True),
+        ("a cat", "A red fox runs over deep snow.", False),
+    ],
+)
+def test_a_translation_cannot_be_held_against_the_words_of_the_prompt(prompt, answer, is_kept):
+    assert (judge(answer, prompt, max_words=40).text == answer) is is_kept
+
+
+def test_half_a_surrogate_pair_and_nul_are_no_text():
+    assert clean("A cat \ud83d at\0 dawn.") == "A cat at dawn."

@@ -43,6 +43,9 @@ class Draws:
     def num_text_tokens(self, text):
         return len(text)
 
+    def can_read(self, text):
+        return text.isascii()
+
     def __call__(self, texts, *, seeds, size=None):
         self.asked.append((list(texts), list(seeds)))
         for text, seed in zip(texts, seeds, strict=True):

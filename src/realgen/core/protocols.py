@@ -38,6 +38,10 @@ class Generator(Protocol):
         """Tokens of `text`, with those that mark its end."""
         ...
 
+    def can_read(self, text: str) -> bool:
+        """Whether the model knows any token of `text`: one that reads English may know none of another script."""
+        ...
+
     def __call__(
         self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None
     ) -> Iterator[Image | Progress]:
@@ -66,6 +70,10 @@ class FlowBackbone(Protocol):
 
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text`, with those that mark its end."""
+        ...
+
+    def can_read(self, text: str) -> bool:
+        """Whether the model knows any token of `text`: one that reads English may know none of another script."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Any:

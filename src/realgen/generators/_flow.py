@@ -29,6 +29,10 @@ class FlowGenerator:
         """Tokens of `text`, with those that mark its end."""
         return self.backbone.num_text_tokens(text)
 
+    def can_read(self, text: str) -> bool:
+        """Whether the model knows any token of `text`."""
+        return self.backbone.can_read(text)
+
     def __call__(
         self, texts: Sequence[str], *, seeds: Sequence[int], size: Size | None = None
     ) -> Iterator[Image.Image | Progress]:

@@ -17,6 +17,12 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
+def knows_any(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether any token of `text` is in the vocabulary: not the mark of an unknown one, nor of a text's ends."""
+    ids = tokenizer(text, truncation=False, verbose=False).input_ids
+    return bool(tokenizer.decode(ids, skip_special_tokens=True).strip())
+
+
 class Texts:
     """States of texts. Those to remember are kept in main memory for good, others until there are too many.
 

@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone
-from realgen.generators._texts import States, count_tokens
+from realgen.generators._texts import States, count_tokens, knows_any
 
 
 class Options(Spec):
@@ -88,6 +88,10 @@ class FluxBackbone(PackedBackbone):
     def num_text_tokens(self, text: str) -> int:
         """T5 tokens of `text`, with the one that marks its end."""
         return count_tokens(self.pipeline.tokenizer_2, text)
+
+    def can_read(self, text: str) -> bool:
+        """Whether any token of `text` is in the vocabulary."""
+        return knows_any(self.pipeline.tokenizer_2, text)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """What both text encoders read, cut at their lengths."""

@@ -17,7 +17,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.core.types import Progress
 from realgen.generators._flow import not_finite
 from realgen.generators._loading import load_pipeline
-from realgen.generators._texts import count_tokens
+from realgen.generators._texts import count_tokens, knows_any
 
 
 class Options(Spec):
@@ -79,6 +79,10 @@ class PretrainedGenerator:
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text`, with those that mark its ends."""
         return count_tokens(self._tokenizer, text)
+
+    def can_read(self, text: str) -> bool:
+        """Whether any token of `text` is in the vocabulary."""
+        return knows_any(self._tokenizer, text)
 
     @property
     def _tokenizer(self) -> Any:

@@ -16,7 +16,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States, count_tokens
+from realgen.generators._texts import States, count_tokens, knows_any
 
 
 class Options(Spec):
@@ -104,6 +104,10 @@ class QwenImageBackbone(PackedBackbone):
         """Tokens of `text` with those that end its turn; the system's turn before it is not counted, nor read."""
         asked = self.pipeline.prompt_template_encode.format(text)
         return count_tokens(self.pipeline.tokenizer, asked) - int(self.pipeline.prompt_template_encode_start_idx)
+
+    def can_read(self, text: str) -> bool:
+        """Whether any token of `text` is in the vocabulary."""
+        return knows_any(self.pipeline.tokenizer, text)
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """States of the texts and of the negative prompt; one seen before is not computed again."""

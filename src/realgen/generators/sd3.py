@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import JOINT_ATTENTION, PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States, count_tokens
+from realgen.generators._texts import States, count_tokens, knows_any
 
 
 class Options(Spec):
@@ -99,6 +99,10 @@ class SD3Backbone(PackedBackbone):
     def num_text_tokens(self, text: str) -> int:
         """Tokens of `text`, T5's or without it CLIP's, with those that mark its ends."""
         return count_tokens(self._tokenizer, text)
+
+    def can_read(self, text: str) -> bool:
+        """Whether any token of `text` is in the vocabulary."""
+        return knows_any(self._tokenizer, text)
 
     def check_size(self, size: Size) -> None:
         """Width and height must be positive multiples of a packed latent's side, within the learned positions."""

@@ -14,7 +14,7 @@ from realgen.core.spec import Machine, Spec
 from realgen.generators._flow import FlowGenerator
 from realgen.generators._loading import load_pipeline
 from realgen.generators._packed import PackedBackbone, guidance_scales, pack
-from realgen.generators._texts import States, count_tokens
+from realgen.generators._texts import States, count_tokens, knows_any
 
 
 class Options(Spec):
@@ -88,6 +88,10 @@ class ZImageBackbone(PackedBackbone):
             [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
         return count_tokens(tokenizer, asked)
+
+    def can_read(self, text: str) -> bool:
+        """Whether any token of `text` is in the vocabulary."""
+        return knows_any(self.pipeline.tokenizer, text)
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """States of the texts and of the negative prompt; one seen before is not computed again."""

@@ -1,6 +1,7 @@
 """What a language model answered, as a text that can be drawn: stripped of talk, and judged. Knows no model."""
 
 import re
+import unicodedata
 from collections import Counter
 
 from realgen.core.types import Rewrite
@@ -8,6 +9,7 @@ from realgen.core.types import Rewrite
 _MIN_WORDS = 3
 _MAX_REPEATS = 3  # of one run of four words
 _TEMPLATE_TOKEN = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<(?:start|end)_of_turn>")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # a server's JSON can hold half of a surrogate pair
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THOUGHT_BEFORE = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THOUGHT_AFTER = re.compile(r"<think(?:ing)?>.*$", re.DOTALL | re.IGNORECASE)
@@ -139,14 +141,14 @@ def fault(text: str, prompt: str, *, max_words: int) -> str:
         f"the model's answer was shorter than {_MIN_WORDS} words": len(_WORD.findall(text)) < _MIN_WORDS,
         f"the model's answer was too long: {num_words} words, {max_words} allowed": num_words > max_words,
         "the model's answer repeated itself": max_repeats(text) > _MAX_REPEATS,
-        "the model's answer lost what the prompt asked for": bool(wanted) and not wanted & content_words(text),
+        "the model's answer lost what the prompt asked for": _is_lost(wanted, content_words(text)),
     }
     return next((reason for reason, is_true in faults.items() if is_true), "")
 
 
 def clean(answer: str) -> str:
     """One line without thinking, greetings, preambles, labels, markdown, closing talk, quotes and end tokens."""
-    text = _THOUGHT_AFTER.sub("", _THOUGHT_BEFORE.sub("", _THINKING.sub("", answer)))
+    text = _THOUGHT_AFTER.sub("", _THOUGHT_BEFORE.sub("", _THINKING.sub("", _NO_TEXT.sub("", answer))))
     text = _CLOSING.sub("", _MARKDOWN.sub("", _strip_tokens(text)))
     text = " ".join(text.split())
     previous = None
@@ -182,6 +184,15 @@ def stem(word: str) -> str:
     root = re.sub(r"(?<=\w{3})(?:ing|es|s|e)$", "", word)
     root = re.sub(r"(?<=\w{2})([b-df-hj-np-tv-z])\1$", r"\1", root)
     return re.sub(r"y$", "i", root)
+
+
+def _is_lost(wanted: set[str], found: set[str]) -> bool:
+    """Whether none of the wanted words is found; words of other scripts, as of a translation, cannot be compared."""
+    return not wanted & found and bool(_scripts(wanted) & _scripts(found or wanted))
+
+
+def _scripts(words: set[str]) -> set[str]:
+    return {unicodedata.name(word[0], "").partition(" ")[0] for word in words}
 
 
 def _strip_tokens(text: str) -> str:
