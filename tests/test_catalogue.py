@@ -1,6 +1,7 @@
 """What there is to choose from, and what the doctor says of a machine that lacks something."""
 
 import pytest
+import torch
 
 from realgen import catalogue
 from realgen.core import config, plugins
@@ -29,6 +30,15 @@ def test_a_missing_extra_is_not_needed_but_mended(monkeypatch):
     assert not extras["peft"].is_good
     assert not extras["peft"].is_needed
     assert extras["peft"].mend == 'pip install "realgen[train]"'
+
+
+def test_a_model_that_a_gpu_holds_in_turns_is_said_to_be_so(monkeypatch):
+    monkeypatch.setattr(catalogue, "memory_gb", lambda: 24.0)
+    monkeypatch.setattr("realgen.hub.device.pick_device", lambda machine: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    found = {finding.what: finding for finding in catalogue.diagnose()}
+    assert "--profile gpu-24gb" in found["model flux1-dev"].detail
+    assert found["model tiny"].detail.endswith("of 24 GB")
 
 
 def test_too_little_memory_is_said(monkeypatch):

@@ -113,12 +113,19 @@ def _models() -> Iterator[Finding]:
     for name in cards.names():
         card = cards.read(name)
         is_here, fits = fetch.is_present(card), memory_gb() >= card.min_memory_gb
-        detail = f"needs {card.min_memory_gb:g} GB of {memory_gb():.0f} GB" + (
-            "" if fits else ": too much for this machine"
-        )
+        detail = f"needs {card.min_memory_gb:g} GB of {memory_gb():.0f} GB" + ("" if fits else _too_much(card))
         is_needed = card.source.kind == "package"
         mend = "" if is_here else "reinstall realgen" if is_needed else f"realgen fetch {name}"
         yield Finding(f"model {name}", is_here and fits, is_needed, detail, mend)
+
+
+def _too_much(card: cards.Card) -> str:
+    from realgen.core.spec import Machine
+    from realgen.hub.device import pick_device
+
+    if card.room == "generators" and pick_device(Machine()).type == "cuda":
+        return ": more than this GPU holds at once; --profile gpu-24gb draws in turns, with a transformer of 4 bits"
+    return ": too much for this machine"
 
 
 def memory_gb() -> float:
