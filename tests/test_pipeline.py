@@ -4,6 +4,7 @@ import io
 import itertools
 
 import pytest
+import torch
 from PIL import Image
 
 from realgen import pipeline
@@ -32,7 +33,7 @@ class Colours:
         return len(text.split())
 
     def can_read(self, text):
-        return text.isascii()
+        return any(word.isascii() for word in text.split())
 
     def __call__(self, texts, *, seeds, size=None):
         self.asked.append((list(texts), list(seeds), size))
@@ -204,3 +205,39 @@ def test_a_prompt_that_is_translated_is_drawn_by_its_translation():
     with pytest.raises(InputError, match="кошка"):
         list(made)
     assert [texts for texts, _, _ in generator.asked] == [["a cat on a wall"]]
+
+
+def test_the_prompt_s_own_words_must_be_known_where_others_stand_around_them():
+    with pytest.raises(InputError, match="一只猫"):
+        list(
+            pipeline.generate(
+                [Request("一只猫", 1)],
+                Colours(),
+                optimizer=lambda prompts, seeds: [Rewrite(f"{prompt}, soft light") for prompt in prompts],
+                batch=1,
+            )
+        )
+
+
+def test_a_rewrite_that_the_model_cannot_read_keeps_the_prompt():
+    (kept,) = pipeline.rewrite(
+        [Request("a cat", 1)], Colours(), optimizer=lambda prompts, seeds: [Rewrite("红色的狐狸在雪地里跑过")]
+    )
+    assert kept == Rewrite("a cat", reason="the model knows no word of the rewrite")
+
+
+def test_a_scorer_without_memory_leaves_its_images_unscored():
+    def full(images, prompts):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    (scored,) = pipeline.score([sample_of(1)], {"full": full, "red": Redness()}, batch=1)
+    assert scored.scores["full"] == Score(None, "out of memory: 2.00 GiB more could not be had")
+    assert scored.scores["red"] == Score(1.0)
+
+
+def test_a_scorer_s_other_errors_are_its_own():
+    def broken(images, prompts):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        pipeline.score_images([Image.new("RGB", (1, 1))], ["a"], scorers={"broken": broken})

@@ -123,7 +123,7 @@ def _too_much(card: cards.Card) -> str:
     from realgen.core.spec import Machine
     from realgen.hub.device import pick_device
 
-    if card.room == "generators" and pick_device(Machine()).type == "cuda":
+    if card.room == "generators" and pick_device(Machine()).type == "cuda" and memory_gb() > 20:
         return ": more than this GPU holds at once; --profile gpu-24gb draws in turns, with a transformer of 4 bits"
     return ": too much for this machine"
 

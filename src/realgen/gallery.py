@@ -53,7 +53,8 @@ class Gallery:
         self._signer, self._is_new = signer, is_new
         done = [(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images]
         asked = {self._key(row, request): (row, request) for row, request in enumerate(requests)}
-        self._pending = [item for key, item in asked.items() if key not in done]
+        finished = set(done)
+        self._pending = [item for key, item in asked.items() if key not in finished]
         self.num_others = sum(key not in asked for key in done)
         self._next_row = max([len(requests), *(entry.row + 1 for entry in manifest.images)])
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from PIL.Image import Image
 
-from realgen.core.errors import InputError, RealGenError
+from realgen.core.errors import InputError, RealGenError, for_person
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.types import Progress, Request, Rewrite, Sample, Score
@@ -16,7 +16,11 @@ from realgen.core.types import Progress, Request, Rewrite, Sample, Score
 def generate(
     requests: Sequence[Request], generator: Generator, *, optimizer: PromptOptimizer | None, batch: int
 ) -> Iterator[Sample | Progress]:
-    """Samples in the order of `requests`, with Progress between; too long a prompt is an error before any is drawn."""
+    """Samples in the order of `requests`, with Progress between.
+
+    InputError before any is drawn for a prompt that is too long or, without an optimiser, of which the model knows no
+    word; with one, which may translate, when its turn comes and what it became is not known either.
+    """
     for request in requests:
         _check_length(request.prompt, generator)
         if optimizer is None:
@@ -26,8 +30,9 @@ def generate(
         for start in range(0, len(same_size), batch):
             chunk = same_size[start : start + batch]
             rewrites = rewrite(chunk, generator, optimizer=optimizer)
-            for rewritten in rewrites:
-                _check_words(rewritten.text, generator)
+            for request, rewritten in zip(chunk, rewrites, strict=True):
+                is_within = request.prompt in rewritten.text  # what stands around it may be known where it is not
+                _check_words(request.prompt if is_within else rewritten.text, generator)
             drawn = generator(
                 [rewrite.text for rewrite in rewrites], seeds=[request.seed for request in chunk], size=size
             )
@@ -78,7 +83,7 @@ def score_images(
 ) -> list[dict[str, Score]]:
     """Each image's scores by the scorer's name; the images are decoded once for all scorers.
 
-    A scorer that raises a RealGenError leaves these images unscored by it, with the reason.
+    A scorer that raises a RealGenError, or has no memory for them, leaves these images unscored by it, with the reason.
     """
     pictures = ImageBatch.of(images)
     columns = {name: _answers(scorer, pictures, prompts) for name, scorer in scorers.items()}
@@ -95,8 +100,10 @@ def _scored(samples: Sequence[Sample], scorers: Mapping[str, Scorer]) -> Iterato
 def _answers(scorer: Scorer, pictures: ImageBatch, prompts: Sequence[str]) -> list[Score]:
     try:
         answers = scorer(pictures, prompts)
-    except RealGenError as error:
-        return [Score(None, reason=error.message)] * len(pictures)
+    except (RealGenError, MemoryError, RuntimeError) as error:
+        if (told := for_person(error)) is None:
+            raise
+        return [Score(None, reason=told.message)] * len(pictures)
     if len(answers) != len(pictures):
         raise ValueError(f"{len(pictures)} images, {len(answers)} scores")
     return [_finite(answer) for answer in answers]
@@ -112,6 +119,8 @@ def _fitting(rewritten: Rewrite, prompt: str, generator: Generator) -> Rewrite:
     limit = generator.max_text_tokens
     if limit is not None and (length := generator.num_text_tokens(rewritten.text)) > limit:
         return Rewrite(prompt, reason=f"the rewrite has {length} tokens, the model reads {limit}")
+    if not generator.can_read(rewritten.text):
+        return Rewrite(prompt, reason="the model knows no word of the rewrite")
     return rewritten
 
 

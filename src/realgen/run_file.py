@@ -93,6 +93,11 @@ class RunFile(Spec):
     contact_sheet: str | None = None
     images: tuple[Entry, ...] = ()
 
+    @property
+    def num_candidates(self) -> int | None:
+        """How many candidates each image was chosen of, also where only its images say so; None without a search."""
+        return self.best_of or max((len(one.search.candidates) for one in self.images if one.search), default=None)
+
 
 def newest(folder: Path) -> Path:
     """The run.json, or the run-N.json of the largest N, of a folder; InputError where there is none."""

@@ -166,6 +166,15 @@ def test_a_failure_to_load_is_kept_for_the_person(started):
         batcher.check()
 
 
+def test_memory_that_runs_out_on_loading_is_kept_for_the_person(started):
+    def build():
+        raise MemoryError
+
+    batcher = started(build)
+    wait_for(lambda: not batcher.is_alive)
+    assert "out of memory" in batcher.failure.message
+
+
 def test_before_it_has_loaded_it_asks_for_patience(started):
     loaded = threading.Event()
     batcher = started(lambda: loaded.wait(5) and {})

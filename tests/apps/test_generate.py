@@ -34,6 +34,16 @@ def test_a_search_goes_on_with_as_many_candidates(draw, shade, tmp_path):
     assert draw("a cat", "-n", 2, "--best-of", 2, *rewarded, "--resume", "here")[0] == 0
 
 
+def test_a_search_that_only_its_images_speak_of_goes_on_too(draw, shade, tmp_path):
+    words = ("a cat", "-n", 2, "--best-of", 2, "scorers.red={name: shade}", "reward.weights.red=1")
+    draw(*words, "--out", "here")
+    run_file = tmp_path / "here/run.json"
+    run_file.write_text(run_file.read_text().replace('"best_of": 2', '"best_of": null'))
+    (tmp_path / "here/0002.png").unlink()
+    assert draw(*words, "--resume", "here")[0] == 0
+    assert (tmp_path / "here/0003.png").exists() or (tmp_path / "here/0002.png").exists()
+
+
 def test_a_run_that_goes_on_with_other_seeds_says_what_it_holds_besides(draw):
     draw("a cat", "-n", 2, "--out", "here")
     code, _, err = draw("a cat", "-n", 3, "--resume", "here")

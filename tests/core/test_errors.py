@@ -1,5 +1,6 @@
 """Errors for people: a message, a hint, one family that the command line catches."""
 
+import errno
 import inspect
 import pickle
 
@@ -14,7 +15,9 @@ from realgen.core.errors import (
     ModelError,
     OutputError,
     RealGenError,
+    for_person,
     out_of_memory,
+    unloadable,
 )
 
 KINDS = [ConfigError, InputError, ModelError, DataError, OutputError]
@@ -55,6 +58,9 @@ def test_the_message_survives_another_process():
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"), "2.00 GiB"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 512 bytes"), "512 bytes"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), ""),
+        (RuntimeError("Invalid buffer size: 16.00 GiB"), "16.00 GiB"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ""),
         (MemoryError(), ""),
     ],
 )
@@ -71,6 +77,25 @@ def test_memory_that_the_cpu_has_not_is_known_too():
     assert out_of_memory(caught.value) is not None
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        ValueError("out of memory"),
+        FileNotFoundError(errno.ENOENT, "No such file", "out of memory.jsonl"),
+    ],
+)
 def test_other_errors_say_nothing_of_memory(error):
     assert out_of_memory(error) is None
+
+
+def test_a_person_is_told_of_both_and_of_nothing_else():
+    ours = InputError("no")
+    assert for_person(ours) is ours
+    assert "out of memory" in str(for_person(MemoryError()))
+    assert for_person(RuntimeError("a bug")) is None
+
+
+def test_files_are_blamed_only_where_it_was_not_memory():
+    assert str(unloadable(ValueError("x"), "cannot load m", hint="fetch it")) == "cannot load m"
+    assert "out of memory" in str(unloadable(MemoryError(), "cannot load m", hint="fetch it"))

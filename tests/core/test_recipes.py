@@ -1,5 +1,7 @@
 """What a recipe may say of scorers and rewards, and what its refusals teach."""
 
+from pathlib import Path
+
 import pytest
 
 from realgen.core import config
@@ -108,3 +110,12 @@ def test_an_unknown_key_of_a_score_recipe_is_refused(key):
 def test_every_key_says_what_it_means(model):
     without = {"kind", "machine"}
     assert all(field.description for name, field in model.model_fields.items() if name not in without)
+
+
+def test_a_path_in_the_home_folder_is_written_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = config.load("flow-tiny", overrides=["data=~/photos", "elaborations=[~/texts.txt, more.txt]"])
+    assert recipe.data == tmp_path / "photos"
+    assert recipe.elaborations == (tmp_path / "texts.txt", Path("more.txt"))
+    with pytest.raises(ConfigError, match="no such home folder"):
+        config.load("flow-tiny", overrides=["data=~nobody-of-that-name/photos"])

@@ -246,10 +246,10 @@ def test_a_lora_that_cannot_be_used_is_one_clear_error(pipeline, message, hint):
 
 
 @pytest.mark.parametrize("lora", ["nowhere", "./nowhere", "loras/portrait.safetensors", "~nobody/x", "/nowhere/x"])
-def test_a_lora_that_is_not_there_is_said_to_be_so(lora, tmp_path, monkeypatch):
+def test_a_lora_that_is_not_there_is_said_before_the_model_is_read(lora, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ModelError, ConfigError), match=r"no LoRA at|no such home"):
-        loading._load_lora(Adapted(), lora, 1.0)
+        loading.load_pipeline(None, "owner/name", FLOAT32, lora=lora)
 
 
 def test_a_lora_without_peft_says_what_to_install(monkeypatch):

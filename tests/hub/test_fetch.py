@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import ssl
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from httpx2 import InvalidURL
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
@@ -221,6 +223,8 @@ def test_a_line_that_breaks_within_a_download_gets_one_line(monkeypatch: pytest.
         (PermissionError(errno.EACCES, "Permission denied"), OutputError, HF_HUB_CACHE, "HF_HUB_CACHE"),
         (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."), ModelError, "a/b", "ALL_PROXY"),
         (ValueError("Unknown scheme for proxy URL"), ModelError, "a/b", "ALL_PROXY"),
+        (InvalidURL("Invalid port: 'port'"), ModelError, "a/b", "HTTPS_PROXY"),
+        (ssl.SSLError("[X509] no certificate or crl found"), ModelError, "a/b", "SSL_CERT_FILE"),
         (FileNotFoundError(errno.ENOENT, "No such file"), ModelError, "a/b", "SSL_CERT_FILE"),
     ],
 )

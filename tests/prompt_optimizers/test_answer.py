@@ -104,7 +104,10 @@ def test_cut_and_repeats_by_hand() -> None:
         ("кошка на диване", "A grey cat sleeps on a worn green sofa.", True),
         ("一只猫", "一只灰色的猫睡在墙上", True),
         ("一只猫", "红色的狐狸在雪地里跑过", False),
-        ("a cat", "红色的狐狸在雪地里跑过", True),
+        ("a cat", "红色的狐狸在雪地里跑过", False),
+        ("2024年の東京のcafe", "A quiet coffee house at dusk, shot at 35mm.", True),
+        ("穿T恤的男孩", "A boy in a white shirt leans on a wall.", True),
+        ("一只猫", "I'm sorry, but I cannot help with that.", False),
         ("a cat", "A red fox runs over deep snow.", False),
     ],
 )

@@ -35,6 +35,11 @@ def test_a_fingerprint_depends_on_every_byte_of_the_model(folder, file):
     assert serving.fingerprint(classifier(folder)) != before
 
 
+def test_a_model_in_the_home_folder_is_read_too(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert serving.fingerprint(classifier(f"~/{folder.name}")) == serving.fingerprint(classifier(folder))
+
+
 def test_a_fingerprint_depends_on_options_and_program(folder, monkeypatch):
     found = {
         serving.fingerprint(classifier(folder)),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from PIL.Image import Image
 
 from realgen.apps._refusal import RefusalError
-from realgen.core.errors import RealGenError
+from realgen.core.errors import RealGenError, for_person
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import Scorer
 from realgen.core.types import Score
@@ -147,8 +147,10 @@ class Batcher:
                 num = self._score(jobs)
                 rate = num / max(time.monotonic() - began, 1e-6)
                 self._per_second = rate if not self._per_second else 0.8 * self._per_second + 0.2 * rate
-        except RealGenError as error:
-            self.failure = error
+        except (RealGenError, MemoryError, RuntimeError, OSError) as error:
+            self.failure = for_person(error)
+            if self.failure is None:
+                raise
         finally:
             self.is_draining = True
             self._refuse_waiting()

@@ -37,7 +37,7 @@ def draw(
                 else:
                     bar.drawn(item, gallery.add(item, seconds=time.perf_counter() - began))
                     began = time.perf_counter()
-    except (RealGenError, MemoryError, RuntimeError):
+    except (RealGenError, MemoryError, RuntimeError, OSError):
         with contextlib.suppress(RealGenError):  # a full disk takes no contact sheet either
             gallery.finish()
         gallery.discard()

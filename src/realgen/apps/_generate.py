@@ -127,8 +127,8 @@ def _refuse(beside: str, given: Mapping[str, object], *, hint: str) -> None:
 
 def _goes_on(gallery: "Gallery", asked: Asked, *, best_of: int | None) -> "GenerateRecipe":
     """The recipe of a run that goes on as it began; what it holds of other prompts or seeds stays, and is said."""
-    merged, before = of_run(gallery.folder, gallery.manifest.recipe, asked), gallery.manifest.best_of
-    if best_of != before:
+    merged, before = of_run(gallery.folder, gallery.manifest.recipe, asked), gallery.manifest.num_candidates
+    if best_of != before and gallery.manifest.images:
         hint = "leave --best-of out" if before is None else f"give --best-of {before}"
         raise InputError(f"{gallery.folder} was drawn with another --best-of", hint=f"{hint}, or start another run")
     if gallery.num_others:

@@ -24,7 +24,7 @@ from realgen.apps._options import (
 from realgen.apps._recipe import Asked, load
 from realgen.apps._score import score
 from realgen.apps._serve import serve
-from realgen.core.errors import ConfigError, InputError, RealGenError, out_of_memory
+from realgen.core.errors import ConfigError, InputError, RealGenError, for_person
 
 if TYPE_CHECKING:
     from realgen.core.recipes import Recipe
@@ -190,8 +190,7 @@ def main() -> None:
     try:
         app()
     except (RealGenError, MemoryError, RuntimeError, OSError) as error:
-        told = error if isinstance(error, RealGenError) else out_of_memory(error)
-        if told is None:
+        if (told := for_person(error)) is None:
             raise
         show.error(told)
         sys.exit(2)

@@ -1,11 +1,10 @@
 """The recipe of adversarial post-training, and of the discriminators that a flow learns against. Reads nothing."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from realgen.core.spec import Spec
+from realgen.core.spec import LocalPath, Spec
 from realgen.core.training_recipes import TrajectoryRecipe
 
 
@@ -91,7 +90,7 @@ class AdversarialRecipe(TrajectoryRecipe):
 
     kind: Literal["adversarial"]
 
-    eye: Path
+    eye: LocalPath
     """Weights of an EfficientNet-Lite, through which an opponent looks too."""
 
     pictures: PictureOpponentSpec | None = PictureOpponentSpec()

@@ -1,9 +1,12 @@
 """What can go wrong for a person, in one line with what to do. The command line shows a `RealGenError` so."""
 
+import errno
 import re
 
-_NO_MEMORY = re.compile(r"out of memory|(?:can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
-_ASKED_FOR = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|invalid buffer size", re.IGNORECASE
+)
+_ASKED_FOR = re.compile(r"(?:tried to allocate|invalid buffer size:) ([\d.]+ \w+)", re.IGNORECASE)
 
 
 class RealGenError(Exception):
@@ -36,14 +39,28 @@ class OutputError(RealGenError):
 
 
 def out_of_memory(error: BaseException) -> RealGenError | None:
-    """What to do where `error` says that memory ran out, as torch says it of each of its devices; else None."""
-    if not isinstance(error, MemoryError | RuntimeError | OSError):
+    """What to do where Python, the system or torch says by `error` that memory ran out; None where it says else."""
+    said = str(error)
+    is_so = (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and _NO_MEMORY.search(said) is not None)
+        or (isinstance(error, OSError) and (error.errno == errno.ENOMEM or getattr(error, "winerror", None) == 1455))
+    )
+    if not is_so:
         return None
-    if not isinstance(error, MemoryError) and _NO_MEMORY.search(str(error)) is None:
-        return None
-    asked = _ASKED_FOR.search(str(error))
+    asked = _ASKED_FOR.search(said)
     return RealGenError(
         "out of memory" + (f": {asked[1]} more could not be had" if asked else ""),
-        hint="take fewer images at once (machine.batch=1) or smaller ones; a GPU's parts can wait on the CPU: "
+        hint="take fewer images at once (machine.batch=1, or a training's batch) or smaller ones, or draw with "
         "machine.offload=model",
     )
+
+
+def for_person(error: BaseException) -> RealGenError | None:
+    """What a person is told of `error`: itself, or that memory ran out; None where it is a mistake of ours."""
+    return error if isinstance(error, RealGenError) else out_of_memory(error)
+
+
+def unloadable(error: BaseException, message: str, *, hint: str) -> RealGenError:
+    """A ModelError of files that cannot be loaded, unless it was memory that ran out."""
+    return out_of_memory(error) or ModelError(message, hint=hint)

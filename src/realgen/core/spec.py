@@ -3,9 +3,22 @@
 The docstring under a field is its help, wherever the field is shown.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        message = f"there is no such home folder as that of {path}"
+        raise ValueError(message) from error
+
+
+LocalPath = Annotated[Path, AfterValidator(_at_home)]
+"""A path on this machine; ~ is the home folder."""
 
 
 class Spec(BaseModel):

@@ -1,11 +1,10 @@
 """The recipes of training, as closed, typed records. Reads nothing."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from realgen.core.spec import Machine, Spec
+from realgen.core.spec import LocalPath, Machine, Spec
 
 
 class TrainRecipe(Spec):
@@ -38,7 +37,7 @@ class TrainRecipe(Spec):
 class PhotographRecipe(TrainRecipe):
     """Training on photographs."""
 
-    data: Path | None = None
+    data: LocalPath | None = None
     """Folder of photographs with a manifest.jsonl."""
 
     batch: int = Field(ge=1)
@@ -50,7 +49,7 @@ class AutoencoderRecipe(PhotographRecipe):
 
     kind: Literal["autoencoder"]
 
-    model: Path | None = None
+    model: LocalPath | None = None
     """Folder of an AutoencoderKL, or of a pipeline that holds one, to go on from; its widths are then its own."""
 
     crop: int = Field(default=64, ge=16)
@@ -74,7 +73,7 @@ class DecoderRecipe(PhotographRecipe):
 
     kind: Literal["decoder"]
 
-    model: Path
+    model: LocalPath
     """Folder of an AutoencoderKL, or of a pipeline that holds one as its `vae`."""
 
     drawn: int = Field(default=0, ge=0)
@@ -101,13 +100,13 @@ class TextDistillationRecipe(PhotographRecipe):
 
     kind: Literal["text_distillation"]
 
-    autoencoder: Path
+    autoencoder: LocalPath
     """Folder of the trained autoencoder."""
 
-    prompts: tuple[Path, ...] = ()
+    prompts: tuple[LocalPath, ...] = ()
     """Files with a prompt a line, for the vocabulary."""
 
-    teacher: Path
+    teacher: LocalPath
     """Folder of a sentence encoder of MiniLM's class."""
 
 
@@ -119,13 +118,13 @@ class UnseenWordsRecipe(PhotographRecipe):
     model: str
     """The FLUX.1 folder or hub id to start from."""
 
-    teacher: Path
+    teacher: LocalPath
     """Folder of a sentence encoder of MiniLM's class."""
 
-    words: tuple[Path, ...] = Field(min_length=1)
+    words: tuple[LocalPath, ...] = Field(min_length=1)
     """Files with a word a line; those that captions hold are left out."""
 
-    wordnet: Path | None = None
+    wordnet: LocalPath | None = None
     """Folder of a WordNet 3 dictionary (data.noun and index.noun), which says what kinds of thing the words name."""
 
     least_cosine: float = Field(default=0.5, ge=-1, le=1)
@@ -159,13 +158,13 @@ class FlowRecipe(PhotographRecipe):
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the exported weights: float32 to train on, bfloat16 to serve."""
 
-    elaborations: tuple[Path, ...] = ()
+    elaborations: tuple[LocalPath, ...] = ()
     """Files with a long prompt a line, whose clauses make some captions longer for who learns, not for a teacher."""
 
     elaborated: float = Field(default=0.4, ge=0, le=1)
     """Share of captions that are made longer, where there are elaborations."""
 
-    eye: Path | None = None
+    eye: LocalPath | None = None
     """Weights of an EfficientNet-Lite, which says man or woman in captions of official portraits where it sees it."""
 
     preview_prompts: tuple[str, ...] = ()
@@ -185,7 +184,7 @@ class FlowSftRecipe(FlowRecipe):
 
     kind: Literal["flow_sft"]
 
-    autoencoder: Path | None = None
+    autoencoder: LocalPath | None = None
     """Folder of an AutoencoderKL to draw with instead of the model's own; its latents are measured anew."""
 
     single_blocks: int | None = Field(default=None, ge=1)
@@ -197,7 +196,7 @@ class FlowSftRecipe(FlowRecipe):
     hold: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps at the peak learning rate, before it comes down."""
 
-    representation: Path | None = None
+    representation: LocalPath | None = None
     """Folder of a CLIP that a middle layer learns to see with (what `realgen train alignment-tiny` exports)."""
 
     representation_layer: int = Field(default=1, ge=0)
@@ -315,7 +314,7 @@ class DetectorRecipe(PhotographRecipe):
     network: Literal["pvt", "residual", "convnext"]
     """A small vision transformer on the whole picture; the noise residual's network; a small ConvNeXt, held out."""
 
-    start: Path | None = None
+    start: LocalPath | None = None
     """Exported detector of the same network to go on from; null starts fresh."""
 
     fakes: dict[str, FakesSpec] = Field(min_length=1)

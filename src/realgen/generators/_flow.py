@@ -67,7 +67,7 @@ class FlowGenerator:
             x = step.x
             yield Progress(step.index + 1, self.steps)
         pixels = backbone.decode(x, size)
-        if not pixels.isfinite().all():
+        if not (x.isfinite().all() and pixels.isfinite().all()):
             raise not_finite()
         yield from to_images(pixels)
 

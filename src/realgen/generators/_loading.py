@@ -13,7 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from realgen.core.errors import ModelError, out_of_memory
+from realgen.core.errors import ModelError, unloadable
 from realgen.core.spec import Machine
 from realgen.hub.device import pick_device, pick_dtype
 from realgen.hub.fetch import check_folder
@@ -38,6 +38,7 @@ def load_pipeline(
     """
     device = pick_device(machine)
     model = str(check_model(model) or model)
+    lora = None if lora is None else str(find_local(lora, what="LoRA") or lora)
     options: dict[str, Any] = {"dtype": pick_dtype(machine, device), "use_safetensors": True}
     if machine.quantize != "none":
         options["quantization_config"] = _quantization(machine)
@@ -47,9 +48,7 @@ def load_pipeline(
     try:
         pipeline: PipelineType = cls.from_pretrained(model, **options, **parts)
     except _LOAD_ERRORS as error:
-        raise out_of_memory(error) or ModelError(
-            f"cannot load {model}: {_first_line(error)}", hint=_hint(error)
-        ) from error
+        raise unloadable(error, f"cannot load {model}: {_first_line(error)}", hint=_hint(error)) from error
     if lora is not None:
         _load_lora(pipeline, lora, lora_scale)
     for part in pipeline.components.values():
@@ -100,14 +99,12 @@ def _quantization(machine: Machine) -> PipelineQuantizationConfig:
 def _load_lora(pipeline: DiffusionPipeline, lora: str, scale: float) -> None:
     if find_spec("peft") is None:
         raise ModelError("a LoRA needs peft", hint='pip install "realgen[train]"')
-    lora = str(find_local(lora, what="LoRA") or lora)
     try:
         pipeline.load_lora_weights(lora, adapter_name="lora")
         pipeline.set_adapters("lora", scale)
     except _LOAD_ERRORS as error:
-        raise ModelError(
-            f"the LoRA {lora} does not fit this model: {_first_line(error)}", hint="was it made for another model?"
-        ) from error
+        said = f"the LoRA {lora} does not fit this model: {_first_line(error)}"
+        raise unloadable(error, said, hint="was it made for another model?") from error
     if not pipeline.get_list_adapters():
         raise ModelError(f"the LoRA {lora} fits no layer of this model", hint="was it made for another model?")
 

@@ -18,9 +18,13 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 def knows_any(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether any token of `text` is in the vocabulary: not the mark of an unknown one, nor of a text's ends."""
-    ids = tokenizer(text, truncation=False, verbose=False).input_ids
-    return bool(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    """Whether any letter of `text`, or any sign where it has none, is in the vocabulary: more than marks of its ends.
+
+    Byte-level vocabularies hold every script, whatever the model learned of it.
+    """
+    known = tokenizer.decode(tokenizer(text, truncation=False, verbose=False).input_ids, skip_special_tokens=True)
+    has_letters = any(c.isalpha() for c in text)
+    return any(c.isalpha() if has_letters else not c.isspace() for c in known)
 
 
 class Texts:

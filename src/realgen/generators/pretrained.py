@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
-from realgen.core.errors import ConfigError, InputError, ModelError, out_of_memory
+from realgen.core.errors import ConfigError, InputError, unloadable
 from realgen.core.protocols import Size
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Progress
@@ -127,7 +127,8 @@ class PretrainedGenerator:
             raise not_finite() from error
         except (TypeError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())[:200]
-            raise out_of_memory(error) or ModelError(
+            raise unloadable(
+                error,
                 f"the pipeline {type(self.pipeline).__name__} cannot draw {width}x{height} pixels: {said}",
                 hint="it must be a text-to-image pipeline, and the size one that it can draw",
             ) from error

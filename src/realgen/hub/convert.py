@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realgen.core.errors import ModelError
+from realgen.core.errors import ModelError, unloadable
 from realgen.hub.integrity import check_safetensors
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_checkpoint(file: Path) -> "dict[str, Tensor]":
         raise ModelError(message, hint="ask its authors for a safetensors file") from error
     except _BROKEN as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"{file} is damaged or no PyTorch checkpoint: {said}", hint=_HINT) from error
+        raise unloadable(error, f"{file} is damaged or no PyTorch checkpoint: {said}", hint=_HINT) from error
     return _unwrapped(loaded, file)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,7 @@ def _checked_snapshot(snapshot: Path, source: HubSource, *, hint: str) -> Path:
 
 
 def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
+    from httpx2 import InvalidURL
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError
@@ -144,8 +146,8 @@ def _locate_hub(card: Card, source: HubSource, tell: Listener) -> Path:
     except (HTTPError, LocalEntryNotFoundError, RuntimeError) as error:  # RuntimeError: hf_xet, where the line breaks
         hint = f"go online and run realgen fetch {card.name} (it resumes), or {by_hand}"
         raise ModelError(f"cannot fetch {source.repo} from the Hugging Face hub", hint=hint) from error
-    except (ImportError, ValueError, FileNotFoundError) as error:  # of a SOCKS proxy, a proxy, certificates
-        hint = "correct ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE and the card's repository"
+    except (ImportError, ValueError, InvalidURL, FileNotFoundError, ssl.SSLError) as error:
+        hint = "correct ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE, HF_TOKEN or the card's repository"
         raise ModelError(f"cannot ask the Hugging Face hub for {source.repo}: {error}", hint=hint) from error
     except OSError as error:
         hint = "free some space there, or set HF_HUB_CACHE to another folder; what was fetched is kept"

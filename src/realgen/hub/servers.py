@@ -85,8 +85,9 @@ def text_of(response: httpx.Response) -> str:
     return response.content.decode("utf-8", "replace")
 
 
-def ask_each(ask: Callable[[Item], Answer], items: Sequence[Item], *, concurrent: int) -> list[Answer]:
-    """`ask` of each item, `concurrent` at a time, in order; the first error, or Ctrl-C, waits for no other."""
+@contextlib.contextmanager
+def asking(ask: Callable[[Item], Answer], items: Sequence[Item], *, concurrent: int) -> Iterator[list[Future[Answer]]]:
+    """What `ask` will say of each item, `concurrent` at a time; whoever leaves, by Ctrl-C too, waits for none."""
     futures = [Future[Answer]() for _ in items]
     waiting = queue.SimpleQueue[tuple[Future[Answer], Item]]()
     for pair in zip(futures, items, strict=True):
@@ -104,12 +105,18 @@ def ask_each(ask: Callable[[Item], Answer], items: Sequence[Item], *, concurrent
     for _ in range(min(concurrent, len(items))):
         threading.Thread(target=work, daemon=True).start()  # the program's end waits for no daemon
     try:
-        for future in as_completed(futures):
-            future.result()
+        yield futures
     finally:
         with contextlib.suppress(queue.Empty):
             while True:
                 waiting.get_nowait()
+
+
+def ask_each(ask: Callable[[Item], Answer], items: Sequence[Item], *, concurrent: int) -> list[Answer]:
+    """`ask` of each item, `concurrent` at a time, in order; the first error waits for no other."""
+    with asking(ask, items, concurrent=concurrent) as futures:
+        for future in as_completed(futures):
+            future.result()
     return [future.result() for future in futures]
 
 

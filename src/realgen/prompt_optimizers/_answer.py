@@ -23,6 +23,10 @@ _PREAMBLE = re.compile(
 _LABEL = re.compile(
     r"^(?:\w+ ){0,3}(?:prompt|description|caption|photo|photograph|image|answer|output|text)\s*:\s*", re.IGNORECASE
 )
+_REFUSAL = re.compile(
+    r"(?:i['\u2019]?m|i am) (?:sorry|unable)\b|sorry[,.!]|unfortunately,|i (?:cannot|can['\u2019]?t)\b|as an ai\b",
+    re.IGNORECASE,
+)
 _CLOSING = re.compile(
     r"\n\s*(?:let me know|i hope|feel free|would you|please let|note:|this (?:description|prompt|version|text))\b.*$",
     re.DOTALL | re.IGNORECASE,
@@ -134,14 +138,14 @@ def judge(answer: str, prompt: str, *, max_words: int, is_complete: bool = True)
 def fault(text: str, prompt: str, *, max_words: int) -> str:
     """Why a cleaned text cannot stand for the prompt, or "" where it can."""
     num_words = len(text.split())
-    wanted = content_words(prompt)
     faults = {
         "the model's answer was empty": not text,
         "the model's answer held template tokens": _TEMPLATE_TOKEN.search(text) is not None,
         f"the model's answer was shorter than {_MIN_WORDS} words": len(_WORD.findall(text)) < _MIN_WORDS,
         f"the model's answer was too long: {num_words} words, {max_words} allowed": num_words > max_words,
         "the model's answer repeated itself": max_repeats(text) > _MAX_REPEATS,
-        "the model's answer lost what the prompt asked for": _is_lost(wanted, content_words(text)),
+        "the model refused": _REFUSAL.match(text) is not None,
+        "the model's answer lost what the prompt asked for": _is_lost(prompt, text),
     }
     return next((reason for reason, is_true in faults.items() if is_true), "")
 
@@ -186,13 +190,16 @@ def stem(word: str) -> str:
     return re.sub(r"y$", "i", root)
 
 
-def _is_lost(wanted: set[str], found: set[str]) -> bool:
-    """Whether none of the wanted words is found; words of other scripts, as of a translation, cannot be compared."""
-    return not wanted & found and bool(_scripts(wanted) & _scripts(found or wanted))
+def _is_lost(prompt: str, text: str) -> bool:
+    """Whether none of the prompt's words is left; a translation into Latin letters cannot be held against them."""
+    wanted = content_words(prompt)
+    is_translated = _is_latin(text) and not _is_latin(prompt)
+    return bool(wanted) and not is_translated and not wanted & content_words(text)
 
 
-def _scripts(words: set[str]) -> set[str]:
-    return {unicodedata.name(word[0], "").partition(" ")[0] for word in words}
+def _is_latin(text: str) -> bool:
+    letters = [unicodedata.name(c, "").startswith("LATIN") for c in text if c.isalpha()]
+    return 2 * sum(letters) >= len(letters)
 
 
 def _strip_tokens(text: str) -> str:

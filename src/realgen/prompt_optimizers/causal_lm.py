@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from realgen.core.errors import ConfigError, ModelError
+from realgen.core.errors import ConfigError, ModelError, unloadable
 from realgen.core.protocols import PromptOptimizer
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Rewrite
@@ -179,7 +179,7 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         hint = "set options.model to the folder of a Hugging Face language model, or name a card: realgen list cards"
-        raise ModelError(f"cannot load {name}: {said}", hint=hint) from error
+        raise unloadable(error, f"cannot load {name}: {said}", hint=hint) from error
     ends = model.generation_config.eos_token_id or model.config.eos_token_id or tokenizer.eos_token_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = ends[0] if isinstance(ends, list) else ends
@@ -200,4 +200,5 @@ def _with_lora(model: Any, folder: Path) -> Any:
         return PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder} is no LoRA for this model: {said}", hint="train it on this very model") from error
+        hint = "train it on this very model"
+        raise unloadable(error, f"{folder} is no LoRA for this model: {said}", hint=hint) from error

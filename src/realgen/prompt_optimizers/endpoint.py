@@ -114,8 +114,10 @@ def build(options: Options, machine: Machine) -> PromptOptimizer:
 
 
 def _authorization() -> dict[str, str]:
-    key = (os.environ.get("REALGEN_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
-    return bearer(key, variable="REALGEN_API_KEY") if key else {}
+    for variable in ("REALGEN_API_KEY", "OPENAI_API_KEY"):
+        if key := os.environ.get(variable, "").strip():
+            return bearer(key, variable=variable)
+    return {}
 
 
 def _read(response: httpx.Response, options: Options) -> _Answer:

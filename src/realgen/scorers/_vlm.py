@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from realgen.core.errors import ConfigError, ModelError
+from realgen.core.errors import ConfigError, ModelError, unloadable
 from realgen.core.spec import Machine
 from realgen.core.types import Score
 from realgen.hub.device import pick_device, pick_dtype
@@ -140,7 +140,7 @@ def load(name: str, machine: Machine, *, max_pixels: int | None = None) -> Local
         processor = Qwen2VLImageProcessorPil.from_pretrained(source, **bound)
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, **settings)
     except (ImportError, OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ModelError(f"cannot load {name}: {_line(error)}", hint=_HINT) from error
+        raise unloadable(error, f"cannot load {name}: {_line(error)}", hint=_HINT) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{name} lacks {len(missing)} weights, such as {missing[0]}", hint="fetch the model again")
     _decode_greedily(model, tokenizer)

@@ -22,6 +22,7 @@ from transformers import CLIPModel
 from realgen.core.errors import ConfigError, ModelError
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
+from realgen.hub.names import find_local
 from realgen.scorers._checkpoint import find
 from realgen.scorers._clip import embed_images, load_clip, unit
 from realgen.scorers._pixels import Preprocess
@@ -141,7 +142,7 @@ def build(options: Options, machine: Machine) -> DualEncoder:
 def _load_tokenizer(name: str | None, beside: Path) -> Any:
     from transformers import AutoTokenizer
 
-    folder = str(beside) if name is None else name
+    folder = str(beside if name is None else find_local(name, what="tokenizer") or name)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, LookupError) as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from realgen.core.errors import ConfigError, ModelError
+from realgen.core.errors import ConfigError, ModelError, unloadable
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import ScorerInfo
 from realgen.hub.integrity import check_folder
@@ -105,7 +105,7 @@ def _load(name: str, machine: Machine) -> Any:
     except (*_LOAD_ERRORS, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         hint = "give the folder or the hub id of an image-classification model in safetensors"
-        raise ModelError(f"cannot load {name}: {said}", hint=hint) from error
+        raise unloadable(error, f"cannot load {name}: {said}", hint=hint) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{name} is no image classifier: missing: {listed(missing)}", hint="give another checkpoint")
     return model.to(device)

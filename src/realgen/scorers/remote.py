@@ -9,8 +9,9 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import httpx2 as httpx
@@ -23,7 +24,7 @@ from realgen.core.images import ImageBatch
 from realgen.core.protocols import Scorer
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score
-from realgen.hub.servers import bearer, check_address, load_certificates, open_client
+from realgen.hub.servers import asking, bearer, check_address, load_certificates, open_client
 from realgen.scorers._replicas import Replicas, Trouble, exchange
 
 _CONNECT_SECONDS = 5.0
@@ -104,17 +105,14 @@ class RemoteScorer:
         scores = [Score(None, reason=self._obstacle(batch, prompts, index)) for index in range(len(batch))]
         sendable = [index for index, score in enumerate(scores) if not score.reason]
         with self._client() as client:
-            pool = ThreadPoolExecutor(self._options.concurrent, thread_name_prefix="remote")
             size = self._chunk_size(len(sendable))
             chunks = [sendable[start : start + size] for start in range(0, len(sendable), size)]
-            try:
-                asked = {pool.submit(self._score, client, batch, prompts, chunk, until): chunk for chunk in chunks}
+            score = partial(self._score, client, batch, prompts, until)
+            with asking(score, chunks, concurrent=self._options.concurrent) as asked:
                 wait(asked, timeout=max(until - time.monotonic(), 0) + _SLACK)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-            for future, chunk in asked.items():
-                for index, score in zip(chunk, self._outcome(future, len(chunk)), strict=True):
-                    scores[index] = score
+            for future, chunk in zip(asked, chunks, strict=True):
+                for index, score_of in zip(chunk, self._outcome(future, len(chunk)), strict=True):
+                    scores[index] = score_of
         return scores
 
     def _about(self) -> wire.ScorersResponse:
@@ -159,7 +157,7 @@ class RemoteScorer:
         return min(self._limits.max_images, max(self._batch, math.ceil(num / self._options.concurrent)))
 
     def _score(
-        self, client: httpx.Client, batch: ImageBatch, prompts: Sequence[str], chunk: Sequence[int], until: float
+        self, client: httpx.Client, batch: ImageBatch, prompts: Sequence[str], until: float, chunk: Sequence[int]
     ) -> list[Score]:
         """Scores of the images of a chunk, in as many requests as their bytes need."""
         most = self._limits.max_image_bytes
@@ -217,7 +215,7 @@ class RemoteScorer:
         return answer
 
     def _outcome(self, future: "Future[list[Score]]", num: int) -> list[Score]:
-        if future.done() and not future.cancelled():
+        if future.done():
             return future.result()
         return [Score(None, f"no score from the server within {self._options.timeout:g} s")] * num
 

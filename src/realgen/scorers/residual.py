@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.core.errors import ModelError
+from realgen.core.errors import ModelError, unloadable
 from realgen.core.spec import Machine, Spec
 from realgen.core.types import Score, ScorerInfo
 from realgen.hub.device import pick_device
+from realgen.hub.names import expand
 from realgen.scorers._scoring import score_batch
 
 SIDE = 64
@@ -79,9 +80,8 @@ class ResidualNet(nn.Module):
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{folder} holds no residual detector: {reason}", hint="reinstall it, or train one"
-            ) from error
+            said = f"{folder} holds no residual detector: {reason}"
+            raise unloadable(error, said, hint="reinstall it, or train one") from error
         network.eval()
         return network
 
@@ -177,5 +177,5 @@ def build(options: Options, machine: Machine) -> Residual:
     """The detector in `options.model`."""
     if options.model is None:
         raise ModelError("residual needs a model", hint="set options.model to a folder, or card: tiny-residual")
-    network = ResidualNet.from_pretrained(Path(options.model)).to(pick_device(machine))
+    network = ResidualNet.from_pretrained(expand(options.model)).to(pick_device(machine))
     return Residual(network, temperature=options.temperature, batch=machine.batch)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from realgen import __version__
+from realgen.core.errors import ConfigError
 from realgen.core.protocols import Scorer
 from realgen.core.recipes import GenerateRecipe, ScoreRecipe
 from realgen.core.spec import Plug
 from realgen.hub import card as cards
 from realgen.hub import fetch
 from realgen.hub.integrity import MANIFEST, sha256_of
+from realgen.hub.names import expand
 from realgen.hub.plugs import configure
 from realgen.wiring.use import build_scorers
 
@@ -49,14 +51,14 @@ def _without_paths(value: Any, *, is_model: bool = False) -> Any:
     if isinstance(value, list):
         return [_without_paths(inner) for inner in value]
     if isinstance(value, str) and (is_model or "/" in value) and _exists(value):
-        return _contents(Path(value))
+        return _contents(expand(value))
     return value
 
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).exists()
-    except (OSError, ValueError):
+        return expand(text).exists()
+    except (ConfigError, OSError, ValueError):
         return False
 
 
