@@ -96,6 +96,9 @@ class Generator:
     def __init__(self, wrong=(), plants=()):
         self.wrong, self.plants, self.asked = wrong, plants, []
 
+    def can_read(self, text):
+        return True
+
     def __call__(self, texts, *, seeds, size=None):
         self.asked.append((list(texts), list(seeds)))
         for text, seed in zip(texts, seeds, strict=True):
