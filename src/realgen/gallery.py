@@ -79,6 +79,7 @@ class Gallery:
             version=version,
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
             recipe=dict(recipe),
+            requests=tuple(requests) if records_prompts else (),
             best_of=best_of,
             records_prompts=records_prompts,
             suffix=suffix.lower(),
@@ -93,12 +94,17 @@ class Gallery:
 
     @classmethod
     def resume(cls, folder: Path, *, requests: Sequence[Request] = (), signer: Signer | None = None) -> "Gallery":
-        """The newest run in `folder`, with its own recipe and privacy; an image whose file is gone counts as undone."""
+        """The newest run in `folder`, with its own recipe and privacy; an image whose file is gone counts as undone.
+
+        Without `requests` it goes on with those that it records.
+        """
         _check(requests, signer)
         run_file = newest(folder)
         manifest = load(run_file)
         kept = tuple(entry for entry in manifest.images if (folder / Path(entry.file).name).is_file())
-        return cls(folder, run_file, manifest.model_copy(update={"images": kept}), requests=requests, signer=signer)
+        asked = tuple(requests) or manifest.requests
+        changes = {"images": kept, "requests": asked if manifest.records_prompts else ()}
+        return cls(folder, run_file, manifest.model_copy(update=changes), requests=asked, signer=signer)
 
     @property
     def pending(self) -> list[Request]:

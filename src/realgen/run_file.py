@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from realgen.core.errors import InputError
 from realgen.core.spec import Spec
-from realgen.core.types import Candidate, Choice, Sample, Score
+from realgen.core.types import Candidate, Choice, Request, Sample, Score
 from realgen.provenance import TRAINED
 
 _RUN_FILE = re.compile(r"run(?:-(\d+))?\.json")
@@ -78,7 +78,7 @@ class Entry(Spec):
 
 
 class RunFile(Spec):
-    """What run.json holds."""
+    """What run.json holds. `requests` is all that was asked for, drawn or not; empty where prompts are withheld."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -87,6 +87,7 @@ class RunFile(Spec):
     created: str
     digital_source_type: str = TRAINED
     recipe: dict[str, Any]
+    requests: tuple[Request, ...] = ()
     best_of: int | None = None
     records_prompts: bool
     suffix: str

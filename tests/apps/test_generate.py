@@ -53,11 +53,31 @@ def test_a_run_that_goes_on_with_other_seeds_says_what_it_holds_besides(draw):
     assert "3 of its pictures answered other prompts, seeds or rows" in err
 
 
-def test_a_run_goes_on_only_with_its_prompts(draw):
-    draw("a cat", "--out", "here")
-    code, _, err = draw("--resume", "here")
+def test_a_run_goes_on_with_the_prompts_that_it_records(draw, run, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,seed,size,name\na cat,1,32x48,cat\na dog,2,,dog\n")
+    draw("--prompts", "prompts.csv", "--out", "here")
+    before = [(tmp_path / f"here/{name}.png").read_bytes() for name in ("cat", "dog")]
+    (tmp_path / "here/cat.png").unlink()
+    assert run("generate", "--resume", "here")[0] == 0
+    assert [(tmp_path / f"here/{name}.png").read_bytes() for name in ("cat", "dog")] == before
+    code, _, err = run("generate", "--resume", "here", "--seed", 3)
     assert code == 2
-    assert "--resume without prompts (say the same again" in err
+    assert "--seed beside --resume" in err
+
+
+def test_a_search_goes_on_by_itself(draw, shade, run, tmp_path):
+    draw("a cat", "-n", 2, "--best-of", 2, "scorers.red={name: shade}", "reward.weights.red=1", "--out", "here")
+    before = (tmp_path / "here/0002.png").read_bytes()
+    (tmp_path / "here/0002.png").unlink()
+    assert run("generate", "--resume", "here")[0] == 0
+    assert (tmp_path / "here/0002.png").read_bytes() == before
+
+
+def test_a_run_that_withholds_its_prompts_asks_for_them(draw, run):
+    draw("a cat", "--no-record", "--out", "here")
+    code, _, err = run("generate", "--resume", "here")
+    assert code == 2
+    assert "does not record its prompts" in err
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def draw(
         raise
     except KeyboardInterrupt:
         gallery.finish()
-        show.note(f"stopped; finished pictures are kept: run the same again with --resume {gallery.folder}")
+        how = "realgen generate" if gallery.manifest.requests else "run the same again with"
+        show.note(f"stopped; finished pictures are kept: {how} --resume {gallery.folder}")
         raise
     gallery.finish()
 

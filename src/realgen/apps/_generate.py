@@ -71,14 +71,12 @@ def generate(
         _refuse("--from", alone | {"--resume": resume}, hint="--from draws what the image records")
         merged, wanted, optimizer = _recorded(source, asked)
     else:
-        if resume is not None and not texts and prompts is None:
-            raise InputError("--resume without prompts", hint="say the same again that began the run, and --resume")
-        wanted = requests_of(texts, prompts, seed=seed, num=num, stride=best_of or 1)
+        wanted = _asked(texts, prompts, seed=seed, num=num, stride=best_of or 1, goes_on=resume is not None)
     if resume is not None:
         kept = {"--out": out, "--format": suffix, "--no-record": not record}
         _refuse("--resume", kept, hint="a run goes on in its own folder, as it began")
         gallery = Gallery.resume(resume, requests=wanted, signer=signer)
-        merged = _goes_on(gallery, asked, best_of=best_of)
+        merged, best_of = _goes_on(gallery, asked, best_of=best_of, has_prompts=bool(wanted))
     merged = merged or load(asked, default="tiny")
     if best_of is not None and merged.reward is None:
         raise ConfigError(f"the recipe {recipe or 'tiny'} has no reward to prefer by", hint=_NAME_A_REWARD)
@@ -110,6 +108,16 @@ def requests_of(texts: Sequence[str], file: str | None, *, seed: int, num: int, 
     return requests.read_requests(file, seed=seed, count=num, stride=stride)
 
 
+def _asked(
+    texts: Sequence[str], file: str | None, *, seed: int, num: int, stride: int, goes_on: bool
+) -> "list[Request]":
+    """What is asked for; nothing where a run goes on with what it records."""
+    if texts or file is not None or not goes_on:
+        return requests_of(texts, file, seed=seed, num=num, stride=stride)
+    _refuse("--resume without prompts", {"-n": num > 1, "--seed": seed}, hint="say the prompts too")
+    return []
+
+
 def _flags(*, raw: bool, steps: int | None, guidance: float | None, size: str | None) -> dict[str, Any]:
     """The recipe's keys that were given as options."""
     from realgen.requests import parse_size
@@ -125,15 +133,22 @@ def _refuse(beside: str, given: Mapping[str, object], *, hint: str) -> None:
             raise InputError(f"{name} beside {beside}", hint=hint)
 
 
-def _goes_on(gallery: "Gallery", asked: Asked, *, best_of: int | None) -> "GenerateRecipe":
-    """The recipe of a run that goes on as it began; what it holds of other prompts or seeds stays, and is said."""
-    merged, before = of_run(gallery.folder, gallery.manifest.recipe, asked), gallery.manifest.num_candidates
-    if best_of != before and gallery.manifest.images:
+def _goes_on(
+    gallery: "Gallery", asked: Asked, *, best_of: int | None, has_prompts: bool
+) -> "tuple[GenerateRecipe, int | None]":
+    """Recipe and --best-of of a run that goes on as it began; what it holds of other prompts stays, and is said."""
+    folder, manifest = gallery.folder, gallery.manifest
+    merged, before = of_run(folder, manifest.recipe, asked), manifest.num_candidates
+    if not has_prompts and not manifest.requests:
+        raise InputError(f"{folder} does not record its prompts", hint="say the same again that began it, and --resume")
+    if best_of is None and not has_prompts:
+        best_of = before
+    if best_of != before and manifest.images:
         hint = "leave --best-of out" if before is None else f"give --best-of {before}"
-        raise InputError(f"{gallery.folder} was drawn with another --best-of", hint=f"{hint}, or start another run")
+        raise InputError(f"{folder} was drawn with another --best-of", hint=f"{hint}, or start another run")
     if gallery.num_others:
         show.note(f"realgen: {gallery.num_others} of its pictures answered other prompts, seeds or rows, and stay")
-    return merged
+    return merged, best_of
 
 
 def _recorded(source: Path, asked: Asked) -> "tuple[GenerateRecipe, list[Request], Any]":
