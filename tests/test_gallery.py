@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from realgen import gallery as gallery_module
-from realgen import provenance
+from realgen import provenance, run_file
 from realgen.core.errors import InputError, OutputError
 from realgen.core.types import Candidate, Choice, Request, Sample, Score
 from realgen.gallery import MAX_FRAMES, Entry, Gallery, draw_contact_sheet, fresh_folder, wrap
@@ -176,6 +176,24 @@ def test_resume_draws_again_what_changed_or_was_deleted(tmp_path: Path) -> None:
     (tmp_path / "0003.png").unlink()
     changed = [requests[0], Request("a wolf", 1), requests[2]]
     assert Gallery.resume(tmp_path, requests=changed).pending == changed[1:]
+
+
+def test_resume_with_other_prompts_does_not_forget_those_that_wait(tmp_path: Path) -> None:
+    requests = [Request("a cat", 1), Request("a dog", 1), Request("an owl", 1)]
+    create(tmp_path, requests).add(draw(requests[0]))
+    resumed = Gallery.resume(tmp_path, requests=[Request("a wolf", 1)])
+    assert resumed.pending == [Request("a wolf", 1)]
+    assert resumed.num_others == 1
+    resumed.add(draw(Request("a wolf", 1)))
+    assert Gallery.resume(tmp_path).pending == requests[1:]
+
+
+def test_a_long_run_is_written_out_once(tmp_path: Path) -> None:
+    """The requests, which stay as they are, cost a picture of a long run no more than their bytes."""
+    run_file._listed.cache_clear()
+    fill(tmp_path, requests_of(5))
+    assert run_file._listed.cache_info().misses == 1
+    assert [asked["seed"] for asked in run_of(tmp_path)["requests"]] == [7, 8, 9, 10, 11]
 
 
 def test_resume_replaces_its_own_sheet_only(tmp_path: Path) -> None:

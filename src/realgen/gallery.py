@@ -96,15 +96,15 @@ class Gallery:
     def resume(cls, folder: Path, *, requests: Sequence[Request] = (), signer: Signer | None = None) -> "Gallery":
         """The newest run in `folder`, with its own recipe and privacy; an image whose file is gone counts as undone.
 
-        Without `requests` it goes on with those that it records.
+        Without `requests` it goes on with those that it records; with them, they take the place of its first rows.
         """
         _check(requests, signer)
         run_file = newest(folder)
         manifest = load(run_file)
         kept = tuple(entry for entry in manifest.images if (folder / Path(entry.file).name).is_file())
-        asked = tuple(requests) or manifest.requests
-        changes = {"images": kept, "requests": asked if manifest.records_prompts else ()}
-        return cls(folder, run_file, manifest.model_copy(update=changes), requests=asked, signer=signer)
+        recorded = (*requests, *manifest.requests[len(requests) :]) if manifest.records_prompts else ()
+        manifest = manifest.model_copy(update={"images": kept, "requests": recorded})
+        return cls(folder, run_file, manifest, requests=requests or recorded, signer=signer)
 
     @property
     def pending(self) -> list[Request]:

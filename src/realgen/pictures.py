@@ -90,7 +90,7 @@ def _expand(word: str) -> Iterator[Found]:
         files = [Found(file) for file in fitting if _is_picture(file) and file.is_file()]
         yield from files or [Found(path, reason="no picture fits this pattern")]
     else:
-        yield Found(path)
+        yield Found(path, reason="" if os.path.exists(path) else "No such file or directory")  # noqa: PTH110  nor raises it
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from PIL.Image import Image
 
-from realgen.core.errors import InputError, RealGenError, for_person
+from realgen.core.errors import InputError, RealGenError
 from realgen.core.images import ImageBatch
 from realgen.core.protocols import Generator, PromptOptimizer, Scorer
 from realgen.core.types import Progress, Request, Rewrite, Sample, Score
@@ -83,7 +83,7 @@ def score_images(
 ) -> list[dict[str, Score]]:
     """Each image's scores by the scorer's name; the images are decoded once for all scorers.
 
-    A scorer that raises a RealGenError, or has no memory for them, leaves these images unscored by it, with the reason.
+    A scorer that raises a RealGenError leaves these images unscored by it, with the reason.
     """
     pictures = ImageBatch.of(images)
     columns = {name: _answers(scorer, pictures, prompts) for name, scorer in scorers.items()}
@@ -100,10 +100,8 @@ def _scored(samples: Sequence[Sample], scorers: Mapping[str, Scorer]) -> Iterato
 def _answers(scorer: Scorer, pictures: ImageBatch, prompts: Sequence[str]) -> list[Score]:
     try:
         answers = scorer(pictures, prompts)
-    except (RealGenError, MemoryError, RuntimeError) as error:
-        if (told := for_person(error)) is None:
-            raise
-        return [Score(None, reason=told.message)] * len(pictures)
+    except RealGenError as error:
+        return [Score(None, reason=error.message)] * len(pictures)
     if len(answers) != len(pictures):
         raise ValueError(f"{len(pictures)} images, {len(answers)} scores")
     return [_finite(answer) for answer in answers]

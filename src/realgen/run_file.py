@@ -6,7 +6,8 @@ Knows nothing of how an image is made, nor whether its file is still there.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -123,9 +124,17 @@ def load(path: Path) -> RunFile:
 
 
 def dump(record: RunFile) -> bytes:
-    """The file's bytes."""
-    text = json.dumps(record.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2)
-    return (text + "\n").encode(errors="backslashreplace")  # half a surrogate pair becomes its JSON escape
+    """The file's bytes. What was asked for comes last: it can be long, stays as it is, and is written out but once."""
+    said = record.model_dump(mode="json", by_alias=True, exclude={"requests"})
+    text = json.dumps(said, ensure_ascii=False, indent=2).removesuffix("\n}")
+    whole = f'{text},\n  "requests": {_listed(record.requests)}\n}}\n'
+    return whole.encode(errors="backslashreplace")  # half a surrogate pair becomes its JSON escape
+
+
+@lru_cache(maxsize=1)
+def _listed(requests: tuple[Request, ...]) -> str:
+    rows = ",\n    ".join(json.dumps(asdict(request), ensure_ascii=False) for request in requests)
+    return f"[\n    {rows}\n  ]" if rows else "[]"
 
 
 def _scores(scores: Mapping[str, Score], *, with_reasons: bool) -> dict[str, Score]:

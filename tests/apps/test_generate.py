@@ -53,6 +53,14 @@ def test_a_run_that_goes_on_with_other_seeds_says_what_it_holds_besides(draw):
     assert "3 of its pictures answered other prompts, seeds or rows" in err
 
 
+def test_paths_of_options_may_be_in_the_home_folder(draw, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    assert draw("--prompts=~/prompts.txt", "--out=~/there")[0] == 0
+    assert (tmp_path / "there/0001.png").is_file()
+    assert run("generate", "a=~b", "--resume=~/there")[0] == 2  # a setting is not an option
+
+
 def test_a_run_goes_on_with_the_prompts_that_it_records(draw, run, tmp_path):
     (tmp_path / "prompts.csv").write_text("prompt,seed,size,name\na cat,1,32x48,cat\na dog,2,,dog\n")
     draw("--prompts", "prompts.csv", "--out", "here")

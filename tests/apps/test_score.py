@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 RED = ("scorers=null", "scorers.red={name: shade}")
@@ -146,3 +147,19 @@ def test_a_misspelt_scorer_is_refused_before_anything_is_loaded(run, shade, shot
     assert (code, out) == (2, "")
     assert "shadee" in err
     assert shade.asked == []
+
+
+def test_memory_that_runs_out_keeps_the_scores_before_it(run, shade, shots, monkeypatch):
+    score, calls = shade.__call__, []
+
+    def ends(self, images, prompts):
+        calls.append(len(prompts))
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return score(self, images, prompts)
+
+    monkeypatch.setattr(shade, "__call__", ends)
+    code, out, err = run("score", "shots/*.png", *RED, "machine.batch=1", "--csv")
+    assert code == 2
+    assert "error: out of memory" in err
+    assert [row["red"] for row in csv.DictReader(io.StringIO(out))] == ["0.2"]

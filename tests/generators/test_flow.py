@@ -167,3 +167,10 @@ def test_it_tells_the_backbone_s_limit_and_is_a_generator():
     generator: Generator = generator_of()
     assert generator.max_text_tokens == 5
     assert generator.num_text_tokens("one two") == 3
+
+
+def test_a_text_of_which_no_word_is_known_is_refused():
+    generator = FlowGenerator(Backbone(), steps=1, guidance=1.0, size=(4, 4), batch=1)
+    with pytest.raises(InputError, match="knows no word of '一只猫'"):
+        generator.check_texts(["a", "一只猫"])
+    generator.check_texts([""])

@@ -117,3 +117,25 @@ def test_a_translation_cannot_be_held_against_the_words_of_the_prompt(prompt, an
 
 def test_half_a_surrogate_pair_and_nul_are_no_text():
     assert clean("A cat \ud83d at\0 dawn.") == "A cat at dawn."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I cannot describe the fisherman.",
+        "I apologize, but a portrait of an old fisherman is not something that I write.",
+        "I'm really sorry, but the fisherman cannot be described.",
+        "I won't write about a fisherman.",
+        "Unfortunately I can't describe a fisherman at dawn.",
+        "As a language model, I cannot see the fisherman.",
+        "抱歉 我无法描述一只猫 fisherman",
+        "Es tut mir leid, den fisherman kann ich nicht beschreiben.",
+    ],
+)
+def test_a_refusal_is_no_rewrite(answer):
+    assert judge(answer, PROMPT, max_words=40).reason == "the model refused"
+
+
+def test_words_of_the_prompt_refuse_nothing():
+    text = "I can't stop smiling, says a neon sign over a bar at night."
+    assert judge(text, "a neon sign that says I can't stop smiling", max_words=40).text == text

@@ -143,7 +143,7 @@ def _goes_on(
         raise InputError(f"{folder} does not record its prompts", hint="say the same again that began it, and --resume")
     if best_of is None and not has_prompts:
         best_of = before
-    if best_of != before and manifest.images:
+    if best_of != before:
         hint = "leave --best-of out" if before is None else f"give --best-of {before}"
         raise InputError(f"{folder} was drawn with another --best-of", hint=f"{hint}, or start another run")
     if gallery.num_others:

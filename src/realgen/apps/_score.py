@@ -7,7 +7,7 @@ import typer
 
 from realgen.apps import _show as show
 from realgen.apps._options import Json, Paths, ProfileName, RecipeName, split_paths
-from realgen.core.errors import ConfigError, InputError
+from realgen.core.errors import ConfigError, InputError, out_of_memory
 
 if TYPE_CHECKING:
     from realgen.core.protocols import Scorer
@@ -41,17 +41,25 @@ def score(
     from realgen.wiring import use
 
     scorers = use.build_scorers(merged)
-    rows = []
+    rows: list[Row] = []
+    failure = None
     with show.progress(len(found), "scoring") as bar:
-        for row in _rows(found, scorers, prompt=prompt, batch=merged.machine.batch):
-            rows.append(row)
-            bar.advance()
+        try:
+            for row in _rows(found, scorers, prompt=prompt, batch=merged.machine.batch):
+                rows.append(row)
+                bar.advance()
+        except (MemoryError, RuntimeError) as error:
+            failure = out_of_memory(error)
+            if failure is None or not rows:
+                raise
     show.unscored(rows)
     if not any(score.value is not None for row in rows for score in row.scores.values()):
         raise InputError(f"none of {len(rows)} could be scored", hint="the reasons are above")
     infos = {name: scorer.info for name, scorer in scorers.items()}
     show.cautions(infos)
     show.scores(rows, score_table.summarise(rows, list(scorers)), infos, as_json=as_json, as_csv=as_csv)
+    if failure is not None:
+        raise failure
 
 
 def _load(name: str, profile: str | None, overrides: Sequence[str]) -> "ScoreRecipe | GenerateRecipe":

@@ -1,5 +1,6 @@
 """`realgen`: the command line. Parses words, calls wiring, prints answers; heavy imports wait until they are needed."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from realgen.apps._recipe import Asked, load
 from realgen.apps._score import score
 from realgen.apps._serve import serve
 from realgen.core.errors import ConfigError, InputError, RealGenError, for_person
+from realgen.hub.names import expand
 
 if TYPE_CHECKING:
     from realgen.core.recipes import Recipe
@@ -187,8 +189,12 @@ def doctor(as_json: Json = False) -> None:
 def main() -> None:
     """Run the command line; a RealGenError, or no memory, is one line and exit code 2, Ctrl-C is 130."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of what a text-to-image pipeline never uses
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars over weights too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a name that the terminal's encoding does not hold
     try:
-        app()
+        app(args=[_at_home(word) for word in sys.argv[1:]])
     except (RealGenError, MemoryError, RuntimeError, OSError) as error:
         if (told := for_person(error)) is None:
             raise
@@ -196,6 +202,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _at_home(word: str) -> str:
+    """`--option=~/path` as shells leave it, with the home folder."""
+    option, is_option, value = word.partition("=~")
+    return f"{option}={expand('~' + value)}" if is_option and option.startswith("--") else word
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every recipe is made of: a closed record, a plug, a machine, a reward. Reads nothing.
+"""What every recipe is made of: a closed record, a plug, a machine, a reward. Opens no file.
 
 The docstring under a field is its help, wherever the field is shown.
 """

@@ -45,8 +45,10 @@ class FlowGenerator:
             yield from self._draw(texts[chunk], seeds[chunk], size)
 
     def check_texts(self, texts: Sequence[str]) -> None:
-        """Raise InputError for a text that is longer than the model reads."""
+        """Raise InputError for a text that is longer than the model reads, or of which it knows no word."""
         for text in texts:
+            if text and not self.can_read(text):
+                raise InputError(f"the model knows no word of {text[:50]!r}", hint="say it in English, say")
             if (length := self.num_text_tokens(text)) > self.max_text_tokens:
                 raise InputError(
                     f"the text has {length} tokens, the model reads {self.max_text_tokens}: {text[:60]!r}...",

@@ -24,7 +24,10 @@ _LABEL = re.compile(
     r"^(?:\w+ ){0,3}(?:prompt|description|caption|photo|photograph|image|answer|output|text)\s*:\s*", re.IGNORECASE
 )
 _REFUSAL = re.compile(
-    r"(?:i['\u2019]?m|i am) (?:sorry|unable)\b|sorry[,.!]|unfortunately,|i (?:cannot|can['\u2019]?t)\b|as an ai\b",
+    r"(?:i['\u2019]?m|i am)(?: (?:really|so|very))? (?:sorry|unable|not able|afraid)\b|i apologi[sz]e\b"
+    r"|(?:sorry|unfortunately),? (?:but )?i\b|i (?:cannot|can['\u2019]?t|won['\u2019]?t|will not|must decline)\b"
+    r"|as an? (?:ai|assistant|language model)\b|抱歉|对不起|對不起|申し訳|к сожалению|извините"
+    r"|es tut mir leid|leider kann ich|je suis désolé|désolée?,|lo siento",
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
@@ -144,7 +147,7 @@ def fault(text: str, prompt: str, *, max_words: int) -> str:
         f"the model's answer was shorter than {_MIN_WORDS} words": len(_WORD.findall(text)) < _MIN_WORDS,
         f"the model's answer was too long: {num_words} words, {max_words} allowed": num_words > max_words,
         "the model's answer repeated itself": max_repeats(text) > _MAX_REPEATS,
-        "the model refused": _REFUSAL.match(text) is not None,
+        "the model refused": _refuses(text, prompt),
         "the model's answer lost what the prompt asked for": _is_lost(prompt, text),
     }
     return next((reason for reason, is_true in faults.items() if is_true), "")
@@ -188,6 +191,12 @@ def stem(word: str) -> str:
     root = re.sub(r"(?<=\w{3})(?:ing|es|s|e)$", "", word)
     root = re.sub(r"(?<=\w{2})([b-df-hj-np-tv-z])\1$", r"\1", root)
     return re.sub(r"y$", "i", root)
+
+
+def _refuses(text: str, prompt: str) -> bool:
+    """Whether it begins as refusals do, and not with words of the prompt."""
+    found = _REFUSAL.match(text)
+    return found is not None and found[0].lower() not in prompt.lower()
 
 
 def _is_lost(prompt: str, text: str) -> bool:

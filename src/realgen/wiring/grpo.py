@@ -14,6 +14,7 @@ from realgen.core.errors import InputError
 from realgen.core.grpo_recipe import FlowGrpoRecipe
 from realgen.core.types import Request
 from realgen.hub.device import keep_gradients_right, pick_device
+from realgen.hub.names import expand
 from realgen.hub.plugs import use_threads
 from realgen.wiring import policy, processes, use
 
@@ -139,7 +140,7 @@ def texts_of(recipe: FlowGrpoRecipe, generator: "FlowGenerator") -> Texts:
 def read_prompts(source: str) -> list[str]:
     """The prompts of a list in the package, or of a file; blank lines, # lines and repetitions are left out."""
     shipped = resources.files("realgen") / "prompts" / f"{source}.txt"
-    path: Any = shipped if "/" not in source and shipped.is_file() else source
+    path: Any = shipped if "/" not in source and shipped.is_file() else expand(source)
     return list(dict.fromkeys(request.prompt for request in requests.read_requests(str(path), seed=0)))
 
 
