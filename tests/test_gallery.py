@@ -188,6 +188,23 @@ def test_resume_with_other_prompts_does_not_forget_those_that_wait(tmp_path: Pat
     assert Gallery.resume(tmp_path).pending == requests[1:]
 
 
+def test_what_waited_where_others_are_drawn_now_waits_behind_them(tmp_path: Path) -> None:
+    requests = [Request("a cat", 1), Request("a dog", 1)]
+    create(tmp_path, requests)
+    wolf = Request("a wolf", 1)
+    Gallery.resume(tmp_path, requests=[wolf]).add(draw(wolf))
+    assert Gallery.resume(tmp_path).pending == [requests[1], requests[0]]
+
+
+def test_a_signed_run_goes_on_signed(tmp_path: Path) -> None:
+    create(tmp_path, requests_of(2))
+    run_file = tmp_path / "run.json"
+    run_file.write_text(run_file.read_text().replace('"is_signed": false', '"is_signed": true'))
+    with pytest.raises(InputError, match="is signed") as caught:
+        Gallery.resume(tmp_path)
+    assert "--sign" in caught.value.hint
+
+
 def test_a_long_run_is_written_out_once(tmp_path: Path) -> None:
     """The requests, which stay as they are, cost a picture of a long run no more than their bytes."""
     run_file._listed.cache_clear()

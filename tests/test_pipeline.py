@@ -232,3 +232,11 @@ def test_memory_that_runs_out_is_not_called_a_score():
 
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         pipeline.score_images([Image.new("RGB", (1, 1))], ["a"], scorers={"broken": broken})
+
+
+def test_a_full_stop_hides_no_prompt():
+    def template(prompts, *, seeds):
+        return [Rewrite(f"a photograph of {prompt.rstrip('.')}, soft light") for prompt in prompts]
+
+    with pytest.raises(InputError, match="лиса"):
+        list(pipeline.generate([Request("лиса.", 1)], Colours(), optimizer=template, batch=1))

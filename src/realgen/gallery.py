@@ -66,6 +66,7 @@ class Gallery:
         *,
         version: str,
         requests: Sequence[Request] = (),
+        can_go_on: bool = True,
         best_of: int | None = None,
         records_prompts: bool = True,
         suffix: str = ".png",
@@ -79,8 +80,9 @@ class Gallery:
             version=version,
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
             recipe=dict(recipe),
-            requests=tuple(requests) if records_prompts else (),
+            requests=tuple(requests) if records_prompts and can_go_on else (),
             best_of=best_of,
+            is_signed=signer is not None,
             records_prompts=records_prompts,
             suffix=suffix.lower(),
         )
@@ -96,15 +98,21 @@ class Gallery:
     def resume(cls, folder: Path, *, requests: Sequence[Request] = (), signer: Signer | None = None) -> "Gallery":
         """The newest run in `folder`, with its own recipe and privacy; an image whose file is gone counts as undone.
 
-        Without `requests` it goes on with those that it records; with them, they take the place of its first rows.
+        Without `requests` it goes on with those that it records. With them, they are its first rows, and it records
+        those that waited there behind them.
         """
         _check(requests, signer)
         run_file = newest(folder)
         manifest = load(run_file)
+        if manifest.is_signed and signer is None:
+            raise InputError(f"the run in {folder} is signed", hint="give --sign CHAIN KEY again")
         kept = tuple(entry for entry in manifest.images if (folder / Path(entry.file).name).is_file())
-        recorded = (*requests, *manifest.requests[len(requests) :]) if manifest.records_prompts else ()
-        manifest = manifest.model_copy(update={"images": kept, "requests": recorded})
-        return cls(folder, run_file, manifest, requests=requests or recorded, signer=signer)
+        manifest = manifest.model_copy(update={"images": kept})
+        if requests and manifest.records_prompts:
+            recorded = (*requests, *manifest.requests[len(requests) :], *_displaced(manifest, requests))
+            manifest = manifest.model_copy(update={"requests": recorded})
+            write_whole(run_file, dump(manifest), replace=True)
+        return cls(folder, run_file, manifest, requests=requests or manifest.requests, signer=signer)
 
     @property
     def pending(self) -> list[Request]:
@@ -332,6 +340,13 @@ def _fit(line: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     while len(line) > 1 and font.getlength(line) > width:
         line = line[:-1]
     return line
+
+
+def _displaced(manifest: RunFile, requests: Sequence[Request]) -> list[Request]:
+    """What waited in the first rows of a run, and is not among the requests that take its place."""
+    done, asked = {(entry.row, entry.prompt, entry.asked_seed) for entry in manifest.images}, set(requests)
+    rows = enumerate(manifest.requests[: len(requests)])
+    return [one for row, one in rows if one not in asked and (row, one.prompt, one.seed) not in done]
 
 
 def _variants(stem: str) -> Iterator[str]:

@@ -31,8 +31,8 @@ def generate(
             chunk = same_size[start : start + batch]
             rewrites = rewrite(chunk, generator, optimizer=optimizer)
             for request, rewritten in zip(chunk, rewrites, strict=True):
-                is_longer = rewritten.text.startswith(request.prompt)  # what was added may be known where it is not
-                _check_words(request.prompt if is_longer else rewritten.text, generator)
+                is_within = request.prompt.strip(" .") in rewritten.text  # what stands around it may be known alone
+                _check_words(request.prompt if is_within else rewritten.text, generator)
             drawn = generator(
                 [rewrite.text for rewrite in rewrites], seeds=[request.seed for request in chunk], size=size
             )

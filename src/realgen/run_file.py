@@ -90,6 +90,7 @@ class RunFile(Spec):
     recipe: dict[str, Any]
     requests: tuple[Request, ...] = ()
     best_of: int | None = None
+    is_signed: bool = False
     records_prompts: bool
     suffix: str
     contact_sheet: str | None = None

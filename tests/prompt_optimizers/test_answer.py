@@ -128,12 +128,19 @@ def test_half_a_surrogate_pair_and_nul_are_no_text():
         "I won't write about a fisherman.",
         "Unfortunately I can't describe a fisherman at dawn.",
         "As a language model, I cannot see the fisherman.",
-        "抱歉 我无法描述一只猫 fisherman",
+        "很抱歉 我无法描述一只猫 fisherman",
+        "Sorry. This request for an old fisherman goes against the policy.",
+        "Unfortunately, the request for an old fisherman goes against the policy.",
         "Es tut mir leid, den fisherman kann ich nicht beschreiben.",
     ],
 )
 def test_a_refusal_is_no_rewrite(answer):
     assert judge(answer, PROMPT, max_words=40).reason == "the model refused"
+
+
+def test_an_assistant_in_the_picture_refuses_nothing():
+    text = "As an assistant hands him a net, an old fisherman leans over the rail at dawn."
+    assert judge(text, PROMPT, max_words=40).text == text
 
 
 def test_words_of_the_prompt_refuse_nothing():

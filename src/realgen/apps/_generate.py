@@ -86,6 +86,7 @@ def generate(
             merged.model_dump(mode="json"),
             version=__version__,
             requests=wanted,
+            can_go_on=source is None,
             best_of=best_of,
             records_prompts=record,
             suffix=f".{suffix or 'png'}",

@@ -54,7 +54,7 @@ def score(
                 raise
     show.unscored(rows)
     if not any(score.value is not None for row in rows for score in row.scores.values()):
-        raise InputError(f"none of {len(rows)} could be scored", hint="the reasons are above")
+        raise failure or InputError(f"none of {len(rows)} could be scored", hint="the reasons are above")
     infos = {name: scorer.info for name, scorer in scorers.items()}
     show.cautions(infos)
     show.scores(rows, score_table.summarise(rows, list(scorers)), infos, as_json=as_json, as_csv=as_csv)

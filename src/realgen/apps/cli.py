@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ from realgen.hub.names import expand
 
 if TYPE_CHECKING:
     from realgen.core.recipes import Recipe
+
+_PATH_AT_HOME = re.compile(r"(--(?:out|resume|from|prompts|recipe|profile))=(~(?:/.*)?)", re.DOTALL)
 
 app = typer.Typer(
     name="realgen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -194,7 +197,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of a name that the terminal's encoding does not hold
     try:
-        app(args=[_at_home(word) for word in sys.argv[1:]])
+        sys.argv[1:] = _at_home(sys.argv[1:])
+        app()
     except (RealGenError, MemoryError, RuntimeError, OSError) as error:
         if (told := for_person(error)) is None:
             raise
@@ -204,10 +208,12 @@ def main() -> None:
         sys.exit(130)
 
 
-def _at_home(word: str) -> str:
-    """`--option=~/path` as shells leave it, with the home folder."""
-    option, is_option, value = word.partition("=~")
-    return f"{option}={expand('~' + value)}" if is_option and option.startswith("--") else word
+def _at_home(words: list[str]) -> list[str]:
+    """`--out=~/path` and its like, which shells leave as they are, with the home folder; nothing behind `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    found = [_PATH_AT_HOME.fullmatch(word) for word in words[:end]]
+    known = [f"{match[1]}={expand(match[2])}" if match else word for match, word in zip(found, words, strict=False)]
+    return known + words[end:]
 
 
 if __name__ == "__main__":
