@@ -25,7 +25,7 @@ _LABEL = re.compile(
 )
 _REFUSAL = re.compile(
     r"(?:i['\u2019]?m|i am)(?: (?:really|so|very))? (?:sorry|unable|not able|afraid)\b|i apologi[sz]e\b"
-    r"|i (?:cannot|can['\u2019]?t|won['\u2019]?t|will not|must decline)\b|sorry[,.!]|sorry (?:but )?i\b|unfortunately[, ]"
+    r"|i (?:cannot|can['\u2019]?t|won['\u2019]?t|will not)\b|sorry[,.!]|sorry (?:but )?i\b|unfortunately[, ]"
     r"|as an? (?:ai|language model)\b|as an? assistant, i\b|我?(?:很|非常|十分)?抱歉|我(?:无法|不能)|对不起|對不起"
     r"|申し訳|к сожалению|извините|(?:es )?tut mir leid|leider kann ich|je suis désolé|désolée?,|lo siento",
     re.IGNORECASE,
