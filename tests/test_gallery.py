@@ -192,6 +192,8 @@ def test_what_waited_where_others_are_drawn_now_waits_behind_them(tmp_path: Path
     requests = [Request("a cat", 1), Request("a dog", 1)]
     create(tmp_path, requests)
     wolf = Request("a wolf", 1)
+    Gallery.resume(tmp_path, requests=[wolf]).finish()  # stopped before a picture
+    assert Gallery.resume(tmp_path).pending == [wolf, requests[1], requests[0]]
     Gallery.resume(tmp_path, requests=[wolf]).add(draw(wolf))
     assert Gallery.resume(tmp_path).pending == [requests[1], requests[0]]
 

@@ -111,7 +111,6 @@ class Gallery:
         if requests and manifest.records_prompts:
             recorded = (*requests, *manifest.requests[len(requests) :], *_displaced(manifest, requests))
             manifest = manifest.model_copy(update={"requests": recorded})
-            write_whole(run_file, dump(manifest), replace=True)
         return cls(folder, run_file, manifest, requests=requests or manifest.requests, signer=signer)
 
     @property
@@ -137,9 +136,10 @@ class Gallery:
             self.folder.rmdir()
 
     def finish(self) -> Path | None:
-        """Write the contact sheet of all images of the run and return its path; None without images."""
+        """Write run.json and the contact sheet of all images of the run, and return its path; None without images."""
         entries = self.manifest.images
         if not entries:
+            self._update()
             return None
         sheet = draw_contact_sheet(self.folder, entries, heading=f"RealGen {self.manifest.version}")
         prompts = {entry.prompt for entry in entries}
